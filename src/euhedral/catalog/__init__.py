@@ -1,0 +1,1 @@
+"""Where results live: a run folder whose files are whole at any moment."""

@@ -1,0 +1,229 @@
+"""A run's folder: CIF files, one extxyz, a parquet table and a summary, written as crystals come.
+
+Every file is whole at any moment, also after Ctrl-C or kill -9: CIF files, table and summary are moved into place, and
+frames are appended to the extxyz in one write each. The CIF files are the record from which a run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from euhedral.catalog.records import CrystalRecord, describe
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.errors import OutputError
+
+SUMMARY, TABLE, FRAMES, CIFS, LOG = "summary.json", "crystals.parquet", "crystals.extxyz", "cif", "records.jsonl"
+SECONDS_BETWEEN_TABLES = 10.0
+
+
+class RunFolder:
+    """Writes one run; use as a context manager.
+
+    Attributes:
+        path: the folder.
+        records: what was written so far, in the order of writing.
+    """
+
+    def __init__(self, path: Path, request: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False) -> None:
+        self.path = path
+        self.records: list[CrystalRecord] = []
+        self._request = dict(request)
+        self._started = self._table_written = time.time()
+        self._open_files(overwrite=overwrite, resume=resume)
+
+    def _open_files(self, *, overwrite: bool, resume: bool) -> None:
+        with _refused_writes(self.path):
+            used = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            if used and not (overwrite or resume):
+                raise OutputError(
+                    f"{self.path} exists and is not empty; choose another --out, or pass --overwrite or --resume"
+                )
+            if used and overwrite:
+                self._remove_own_files()
+            (self.path / CIFS).mkdir(parents=True, exist_ok=True)
+            if used and resume:
+                self._read_back()
+            self._write_summary({}, "running")
+
+    def _remove_own_files(self) -> None:
+        if not (self.path / SUMMARY).is_file():
+            raise OutputError(f"{self.path} is not an Euhedral run (no {SUMMARY} in it), so it is not overwritten")
+        for name in (SUMMARY, TABLE, FRAMES, LOG, "index.html"):
+            (self.path / name).unlink(missing_ok=True)
+        for file in (self.path / CIFS).glob("*.cif"):
+            file.unlink()
+
+    def _read_back(self) -> None:
+        """Take up an interrupted run: keep the crystals whose record and CIF are both whole."""
+        summary = self.path / SUMMARY
+        if not summary.is_file():
+            raise OutputError(f"{self.path} holds no {SUMMARY}, so there is no run to go on with")
+        try:
+            before = json.loads(summary.read_text())["request"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{summary} cannot be read ({error}); choose another --out") from None
+        if before != self._request:
+            changed = sorted(k for k in {*before, *self._request} if before.get(k) != self._request.get(k))
+            raise OutputError(f"{self.path} belongs to another request (different: {', '.join(changed)})")
+        known = {file.stem for file in (self.path / CIFS).glob("*.cif")}
+        kept: dict[int, CrystalRecord] = {}
+        for line in _whole_lines(self.path / LOG):
+            record = CrystalRecord(**json.loads(line))
+            if record.name in known:
+                kept[record.index] = record
+        self.records = list(kept.values())
+        for stem in known - {record.name for record in self.records}:
+            (self.path / CIFS / f"{stem}.cif").unlink()
+        self._rewrite_frames()
+
+    def _rewrite_frames(self) -> None:
+        """Frames may exist of crystals whose record was cut off: write those of the kept ones anew."""
+        from euhedral.crystal.convert import from_cif
+
+        texts = [(self.path / CIFS / f"{record.name}.cif").read_text() for record in self.records]
+        frames = "".join(_frame(from_cif(t), r) for t, r in zip(texts, self.records, strict=True))
+        lines = "".join(json.dumps(asdict(record)) + "\n" for record in self.records)
+        _replace(self.path / FRAMES, frames.encode())
+        _replace(self.path / LOG, lines.encode())
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with contextlib.suppress(OutputError):
+                self.finish({}, status="interrupted" if kind is KeyboardInterrupt else "failed")
+
+    @property
+    def written(self) -> frozenset[int]:
+        """Positions of the crystals on disk."""
+        return frozenset(record.index for record in self.records)
+
+    def add(self, crystals: CrystalBatch, indices: Sequence[int]) -> list[CrystalRecord]:
+        """Write crystals that are not there yet. Raises OutputError where the disk is full or not writable."""
+        from euhedral.crystal.convert import to_cif
+
+        missing = [k for k, index in enumerate(indices) if index not in self.written]
+        fresh = crystals[missing]
+        records = describe(fresh, [indices[k] for k in missing])
+        with _refused_writes(self.path):
+            for crystal, record in zip(fresh, records, strict=True):
+                _replace(self.path / CIFS / f"{record.name}.cif", to_cif(crystal, record.name).encode())
+            _append(self.path / FRAMES, "".join(_frame(c, r) for c, r in zip(fresh, records, strict=True)))
+            _append(self.path / LOG, "".join(json.dumps(asdict(record)) + "\n" for record in records))
+            self.records += records
+            if time.time() - self._table_written > SECONDS_BETWEEN_TABLES:
+                self._write_table()
+        return records
+
+    def finish(self, facts: Mapping[str, Any], *, status: str = "complete") -> Path:
+        """Write the table and the summary with further facts; returns the summary's path."""
+        with _refused_writes(self.path):
+            self._write_table()
+            return self._write_summary(facts, status)
+
+    def cif(self, record: CrystalRecord) -> str:
+        """Text of a crystal's CIF file."""
+        return (self.path / CIFS / f"{record.name}.cif").read_text()
+
+    def crystals(self) -> CrystalBatch:
+        """All crystals on disk, by position."""
+        from euhedral.crystal.convert import from_cif
+
+        ordered = sorted(self.records, key=lambda record: record.index)
+        return CrystalBatch.concat([from_cif(self.cif(record)) for record in ordered])
+
+    def _write_table(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        rows = [
+            {**asdict(record), "cif": self.cif(record)} for record in sorted(self.records, key=lambda r: r.index)
+        ]
+        buffer = io.BytesIO()
+        schema = pyarrow.schema([(name, _ARROW[kind]()) for name, kind in _columns().items()])
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), buffer)
+        _replace(self.path / TABLE, buffer.getvalue())
+        self._table_written = time.time()
+
+    def _write_summary(self, facts: Mapping[str, Any], status: str) -> Path:
+        document = {
+            "status": status,
+            "request": self._request,
+            "crystals": len(self.records),
+            "seconds": round(time.time() - self._started, 3),
+            **facts,
+        }
+        _replace(self.path / SUMMARY, (json.dumps(document, indent=1) + "\n").encode())
+        return self.path / SUMMARY
+
+
+def free_folder(parent: Path, stem: str) -> Path:
+    """The first of stem-001, stem-002, ... that does not exist."""
+    number = 1
+    while (parent / f"{stem}-{number:03d}").exists():
+        number += 1
+    return parent / f"{stem}-{number:03d}"
+
+
+def _columns() -> dict[str, str]:
+    return {**{name: str(kind) for name, kind in CrystalRecord.__annotations__.items()}, "cif": "str"}
+
+
+def _arrow(name: str) -> Any:
+    import pyarrow
+
+    return getattr(pyarrow, name)()
+
+
+_ARROW = {"int": lambda: _arrow("int64"), "float": lambda: _arrow("float64"), "str": lambda: _arrow("string")}
+
+
+def _frame(crystal: CrystalBatch, record: CrystalRecord) -> str:
+    """One extended XYZ frame."""
+    from ase.io import write
+
+    atoms = crystal.to_ase()[0]
+    atoms.info = {"name": record.name, "space_group": record.space_group, "formula": record.formula}
+    text = io.StringIO()
+    write(text, atoms, format="extxyz")
+    return text.getvalue()
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """Lines that end; the last one of a killed run may not."""
+    if not file.is_file():
+        return []
+    return file.read_text().split("\n")[:-1]
+
+
+def _append(file: Path, text: str) -> None:
+    with file.open("ab", buffering=0) as stream:
+        _write_all(stream, text.encode())
+
+
+def _write_all(stream: IO[bytes], content: bytes) -> None:
+    if content and stream.write(content) != len(content):
+        raise OSError("the disk took only part of what was written")
+
+
+def _replace(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.partial")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
+
+
+@contextlib.contextmanager
+def _refused_writes(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write to {path}: {error.strerror or error}; what was written before is whole") from None

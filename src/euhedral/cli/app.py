@@ -1,0 +1,58 @@
+"""`euhedral`: the commands, and how their errors reach a user."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from euhedral import __version__
+from euhedral.cli.data import data_app
+from euhedral.cli.generate import generate
+from euhedral.cli.info import info
+from euhedral.cli.train import finetune, train
+from euhedral.errors import EuhedralError
+
+app = typer.Typer(
+    help="Generate crystals that do not exist yet, and judge them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(generate)
+app.command()(train)
+app.command()(finetune)
+app.command()(info)
+app.add_typer(data_app, name="data")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: an `EuhedralError` is printed without a traceback and gives exit code 2, Ctrl-C gives 130."""
+    try:
+        app(standalone_mode=True)
+    except EuhedralError as error:
+        print(f"euhedral: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("euhedral: interrupted; what was written is whole", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""`euhedral generate`: from a request to a folder of crystals."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from euhedral.errors import RequestError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from euhedral.catalog.run_folder import RunFolder
+    from euhedral.sample.generate import Generator
+    from euhedral.sample.request import GenerationRequest, ResolvedRequest
+
+ROWS_SHOWN = 40
+
+
+def generate(
+    n: Annotated[int, typer.Option("-n", "--number", help="Number of crystals.")] = 16,
+    formula: Annotated[str | None, typer.Option(help="Predict structures of this composition, e.g. LiMnO2.")] = None,
+    z: Annotated[int | None, typer.Option("--z", help="Formula units per cell; all that fit where not given.")] = None,
+    chemical_system: Annotated[
+        str | None, typer.Option(help="Exactly these elements, e.g. Li-Mn-O; * leaves a place open.")
+    ] = None,
+    elements: Annotated[str | None, typer.Option(help="Only these elements may occur, e.g. Li,Mn,O.")] = None,
+    exclude_elements: Annotated[str | None, typer.Option(help="These elements may not occur, e.g. Pb,Cd.")] = None,
+    num_atoms: Annotated[str | None, typer.Option(help="Atoms in a cell: a number or a range such as 4-12.")] = None,
+    space_group: Annotated[
+        int | None, typer.Option(help="Space-group number 1-230; a soft condition, not a guarantee.")
+    ] = None,
+    property_targets: Annotated[
+        list[str] | None,
+        typer.Option("--property", help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap."),
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Strength toward soft conditions; 1 is plain conditioning.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Network evaluations per crystal.")] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed on the same machine gives the same crystals.")] = 0,
+    model: Annotated[str, typer.Option(help="Shipped weights by name, or a checkpoint folder.")] = "default",
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder; a new numbered one where not given.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in --out.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run in --out.")] = False,
+    batch: Annotated[int, typer.Option(help="Crystals at once; halved when memory runs out.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
+) -> None:
+    """Generate crystals and write them as CIF, extxyz, a table, a summary and a gallery."""
+    started = time.time()
+    from rich.console import Console
+
+    from euhedral.sample.request import GenerationRequest
+
+    request = GenerationRequest(
+        n=n,
+        formula=formula,
+        z=z,
+        chemical_system=chemical_system,
+        elements=elements,
+        exclude_elements=exclude_elements,
+        num_atoms=parse_atom_range(num_atoms),
+        space_group=space_group,
+        properties=parse_targets(property_targets or []),
+        guidance=guidance,
+        steps=steps,
+        seed=seed,
+    )
+    if batch < 1:
+        raise RequestError(f"--batch must be at least 1, not {batch}")
+    if overwrite and resume:
+        raise RequestError("--overwrite and --resume exclude each other")
+    from euhedral.catalog.run_folder import RunFolder, free_folder
+    from euhedral.sample.generate import Generator
+
+    console = Console(stderr=as_json)
+    generator = Generator.load(model, device=device)
+    resolved = generator.resolve(request)
+    folder = out or free_folder(Path.cwd(), "crystals")
+    asked = {**request.to_json(), "model": model, "weights": generator.digest, "batch": batch}
+    with RunFolder(folder, json.loads(json.dumps(asked)), overwrite=overwrite, resume=resume) as run:
+        first = _write_all(generator, request, run, console, batch=batch, started=started)
+        summary = _finish(generator, resolved, run, seconds=time.time() - started, first=first)
+    if as_json:
+        sys.stdout.write(json.dumps(summary) + "\n")
+    else:
+        _print_table(console, run, summary)
+
+
+def parse_targets(texts: list[str]) -> dict[str, float]:
+    """'band_gap=2.0' and the like as a mapping. Raises RequestError on anything else or a repeated name."""
+    targets: dict[str, float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = None
+        if not equals or number is None or name.strip() in targets:
+            raise RequestError(f"--property takes NAME=VALUE, each name once, e.g. band_gap=2.0; got {text!r}")
+        targets[name.strip()] = number
+    return targets
+
+
+def parse_atom_range(text: str | None) -> int | tuple[int, int] | None:
+    """'8' or '4-12' as numbers. Raises RequestError on anything else."""
+    if text is None:
+        return None
+    parts = text.split("-")
+    if not all(part.strip().isdecimal() for part in parts) or len(parts) > 2:
+        raise RequestError(f"--num-atoms takes a count such as 8 or a range such as 4-12, not {text!r}")
+    numbers = [int(part) for part in parts]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _write_all(
+    generator: Generator, request: GenerationRequest, run: RunFolder, console: Console, *, batch: int, started: float
+) -> float | None:
+    """Draw and write every crystal; returns the seconds until the first was on disk."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    first: float | None = None
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("crystals", total=request.n, completed=len(run.written))
+
+        def say_halved(size: int) -> None:
+            progress.console.print(f"memory ran out: going on with batches of {size}")
+
+        for chunk in generator.stream(request, batch=batch, skip=run.written, on_halved=say_halved):
+            run.add(chunk.crystals, chunk.indices)
+            first = first if first is not None else time.time() - started
+            progress.update(task, completed=len(run.written))
+    return first
+
+
+def _finish(
+    generator: Generator, resolved: ResolvedRequest, run: RunFolder, *, seconds: float, first: float | None
+) -> dict[str, Any]:
+    """Verify the constraints on what is on disk, and write summary and gallery."""
+    from euhedral.web.run_gallery import write_run_gallery
+    from euhedral.catalog.versions import versions
+    from euhedral.sample.constraints import verify
+
+    groups = [record.space_group for record in sorted(run.records, key=lambda record: record.index)]
+    shares = verify(resolved, run.crystals(), groups)
+    facts: dict[str, Any] = {
+        "constraints": {name: share.to_json() for name, share in shares.items()},
+        "space_group_method": "moyopy, symprec 0.1 Å, on the unrelaxed crystals; a requested space group is a soft condition",
+        "seconds_total": round(seconds, 3),
+        "seconds_to_first_crystal": None if first is None else round(first, 3),
+        "device": str(generator.device),
+        "versions": versions(),
+    }
+    summary_file = run.finish(facts)
+    write_run_gallery(run)
+    return {**json.loads(summary_file.read_text()), "folder": str(run.path)}
+
+
+def _print_table(console: Console, run: RunFolder, summary: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{len(run.records)} crystals in {run.path}", title_justify="left")
+    for heading, justify in (
+        ("#", "right"),
+        ("formula", "left"),
+        ("atoms", "right"),
+        ("space group", "left"),
+        ("density g/cm³", "right"),
+        ("smallest distance Å", "right"),
+    ):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    ordered = sorted(run.records, key=lambda record: record.index)
+    for r in ordered[:ROWS_SHOWN]:
+        group = f"{r.space_group_symbol} ({r.space_group})"
+        table.add_row(
+            str(r.index), r.formula, str(r.num_atoms), group, f"{r.density:.2f}", f"{r.smallest_distance:.2f}"
+        )
+    console.print(table)
+    if len(ordered) > ROWS_SHOWN:
+        console.print(f"... and {len(ordered) - ROWS_SHOWN} more in crystals.parquet")
+    for name, share in summary["constraints"].items():
+        console.print(f"{name}: {share['met']} of {share['total']} ({share['kind']})")
+    console.print(f"{summary['seconds_total']:.1f} s; open {run.path / 'index.html'} in a browser to turn the cells")

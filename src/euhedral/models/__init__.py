@@ -1,0 +1,1 @@
+"""One generative family a file, all behind the contract of `models.base`."""

@@ -1,0 +1,62 @@
+"""The contract that every generative family shares: a loss to train with, and samples on request."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.models.conditions import Conditions
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LossTerms:
+    """A scalar to minimise and its parts, detached, for logs."""
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleRequest:
+    """Crystals to draw, all of one atom count.
+
+    Attributes:
+        species: atomic numbers that are fixed, 0 where the model chooses, (b, n).
+        allowed: elements that the model may choose, by atomic number, (b, 119).
+        addable: elements that an open place may take, (b, 119).
+        open_elements: how many elements of `addable`, outside `allowed`, each crystal takes in, (b,); see "Li-*-O".
+        conditions: what is asked of each crystal.
+        guidance: strength of classifier-free guidance toward the conditions; 1 is plain conditioning, 0 ignores them.
+        steps: evaluations of the network along the path.
+    """
+
+    species: Int[Tensor, "b n"]
+    allowed: Bool[Tensor, "b 119"]
+    addable: Bool[Tensor, "b 119"]
+    open_elements: Int[Tensor, " b"]
+    conditions: Conditions
+    guidance: float = 1.0
+    steps: int = 50
+
+
+class GenerativeModel(nn.Module, ABC):
+    """A family of generative models; subclasses are final and hold a frozen `config`."""
+
+    config: Any
+
+    @abstractmethod
+    def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
+        """Training loss of crystals of one atom count; raises ValueError where counts differ."""
+
+    @abstractmethod
+    def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
+        """Draw one crystal for each row of the request, in order."""

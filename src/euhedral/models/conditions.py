@@ -1,0 +1,71 @@
+"""Conditions that can be asked of a crystal, and the marks of what is not known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+PROPERTIES = ("formation_energy_per_atom", "e_above_hull", "band_gap")
+UNITS = {"formation_energy_per_atom": "eV/atom", "e_above_hull": "eV/atom", "band_gap": "eV"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conditions:
+    """What is known or wanted of each crystal.
+
+    Attributes:
+        space_group: 1 to 230, 0 unknown, (b,), int64.
+        properties: in the order of `PROPERTIES` and units of `UNITS`, NaN unknown, (b, 3), float32.
+        chemical_system: elements that occur, by atomic number; all false where unknown, (b, 119), bool.
+    """
+
+    space_group: Int[Tensor, " b"]
+    properties: Float[Tensor, "b p"]
+    chemical_system: Bool[Tensor, "b 119"]
+
+    @classmethod
+    def unknown(cls, crystals: int, device: torch.device | str = "cpu") -> Conditions:
+        """Nothing known of any crystal."""
+        return cls(
+            space_group=torch.zeros(crystals, dtype=torch.int64, device=device),
+            properties=torch.full((crystals, len(PROPERTIES)), float("nan"), device=device),
+            chemical_system=torch.zeros(crystals, 119, dtype=torch.bool, device=device),
+        )
+
+    def __len__(self) -> int:
+        return int(self.space_group.shape[0])
+
+    def __getitem__(self, index: Tensor | slice) -> Conditions:
+        """Select crystals."""
+        return Conditions(
+            space_group=self.space_group[index],
+            properties=self.properties[index],
+            chemical_system=self.chemical_system[index],
+        )
+
+    def to(self, device: torch.device | str) -> Conditions:
+        """Move to a device."""
+        return Conditions(
+            space_group=self.space_group.to(device),
+            properties=self.properties.to(device),
+            chemical_system=self.chemical_system.to(device),
+        )
+
+    def drop(self, keep: float, *, rng: torch.Generator) -> Conditions:
+        """Forget each condition of each crystal independently, keeping it with the given probability."""
+        crystals, device = len(self), self.space_group.device
+
+        def kept(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=rng, device=device) < keep
+
+        return Conditions(
+            space_group=self.space_group * kept(crystals),
+            properties=self.properties.masked_fill(~kept(crystals, self.properties.shape[1]), float("nan")),
+            chemical_system=self.chemical_system & kept(crystals, 1),
+        )

@@ -1,0 +1,267 @@
+"""The default model: one network for crystal structure prediction and de novo generation, by joint flow matching."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.lattice import cell_from_log_symmetric, log_symmetric
+from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
+from euhedral.models.conditions import Conditions
+from euhedral.nets.base import Context, NoisyCrystals, Prediction
+from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
+from euhedral.noise.gaussian_flow import GaussianFlow
+from euhedral.noise.joint import JointNoise
+from euhedral.noise.masked import MASKED, MaskedSpecies
+from euhedral.noise.torus import TorusFlow, without_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the parts of the loss; a unit variance of the frac velocity is 1/12, hence its weight."""
+
+    frac: float = 12.0
+    lattice: float = 1.0
+    species: float = 0.2
+    space_group: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """How trajectories are integrated.
+
+    Attributes:
+        frac_annealing: the velocity of coordinates is scaled by 1 + this * t (OMatG and FlowMM anneal likewise).
+        lattice_annealing: the same for the lattice.
+        species_lead: share of the path after which all species are known.
+        species_temperature: divides the logits of species.
+        schedule_power: time of step k of K is (k / K) ** this; below 1 spends the steps late.
+        space_group_temperature: where all species are given and no space group is asked for, one is drawn from the
+            network's own prediction at this temperature and asked for (the space group comes first, as in MaskGXT);
+            negative turns this off, 0 takes the most probable.
+    """
+
+    frac_annealing: float = 5.0
+    lattice_annealing: float = 0.0
+    species_lead: float = 0.5
+    species_temperature: float = 1.0
+    schedule_power: float = 1.0
+    space_group_temperature: float = -1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointFlowConfig:
+    """Everything that defines the model.
+
+    Attributes:
+        net: the backbone.
+        lattice_mean: mean of the log-symmetric lattice coordinates of the training crystals, six numbers.
+        lattice_std: their standard deviation.
+        property_mean: mean of each property of `PROPERTIES` in training.
+        property_std: its standard deviation.
+        prediction_share: share of training crystals whose species are all given (structure prediction).
+        start_share: share of training crystals at t = 0 exactly, where the space group is predicted from the species.
+        condition_keep: probability that a known condition is shown in training (classifier-free guidance).
+        weights: parts of the loss.
+        sampling: how trajectories are integrated unless a request says otherwise.
+    """
+
+    net: PeriodicTransformerConfig = field(default_factory=PeriodicTransformerConfig)
+    lattice_mean: tuple[float, ...] = (0.0,) * 6
+    lattice_std: tuple[float, ...] = (1.0,) * 6
+    property_mean: tuple[float, ...] = (0.0,) * 3
+    property_std: tuple[float, ...] = (1.0,) * 3
+    prediction_share: float = 0.6
+    start_share: float = 0.05
+    condition_keep: float = 0.3
+    weights: LossWeights = field(default_factory=LossWeights)
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Palette:
+    """Elements that masked atoms may take, and how many open places are still owed; see `SampleRequest`."""
+
+    allowed: Tensor
+    addable: Tensor
+    opens: Tensor
+
+
+class JointFlow(GenerativeModel):
+    """Flow on the torus for coordinates and on the symmetric log-lattice, masked discrete process for species.
+
+    Species and structure have independent times in training (as in MCFlow), so that at sampling all species known
+    from the start is structure prediction, and revealing them along the way is de novo generation. Loss:
+    w_f |v_f - u_f|^2 + w_l |v_l - u_l|^2 - w_s log p(species masked) - w_g log p(space group, where not shown).
+    """
+
+    def __init__(self, config: JointFlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = PeriodicTransformer(config.net)
+        self.noise = JointNoise(frac=TorusFlow(), cell=GaussianFlow(), species=MaskedSpecies())
+        for name in ("lattice_mean", "lattice_std", "property_mean", "property_std"):
+            self.register_buffer(name, torch.tensor(getattr(config, name)), persistent=False)
+        self.lattice_mean: Tensor
+        self.lattice_std: Tensor
+        self.property_mean: Tensor
+        self.property_std: Tensor
+
+    def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
+        """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""
+        count = int(batch.num_atoms[0])
+        if not bool((batch.num_atoms == count).all()):
+            raise ValueError("JointFlow.loss needs crystals of one atom count; batch them with EqualSizeBatches")
+        size, device = len(batch), batch.frac.device
+        lattice = (log_symmetric(batch.cell, batch.num_atoms) - self.lattice_mean) / self.lattice_std
+        frac, species = batch.frac.view(size, count, 3), batch.species.view(size, count)
+        # The inverted crystal has the same metric and energy: twice the data for crystals without a centre.
+        mirror = torch.where(torch.rand(size, 1, 1, generator=rng, device=device) < 0.5, -1.0, 1.0)
+        time = torch.rand(size, generator=rng, device=device)
+        time = time * (torch.rand(size, generator=rng, device=device) >= self.config.start_share)
+        known = torch.rand(size, generator=rng, device=device)
+        known = torch.where(
+            torch.rand(size, generator=rng, device=device) < self.config.prediction_share, torch.ones_like(known), known
+        )
+        moved = self.noise.frac.corrupt(mirror * frac, time, rng=rng)
+        strained = self.noise.cell.corrupt(lattice, time, rng=rng)
+        masked = self.noise.species.corrupt(species, known, rng=rng)
+        shown = conditions.drop(self.config.condition_keep, rng=rng)
+        noisy = self._noisy(moved.noisy, strained.noisy, masked.noisy, time, known)
+        prediction = self.net(noisy, self._context(shown))
+        hidden = torch.where(shown.space_group > 0, torch.zeros_like(shown.space_group), conditions.space_group)
+        return self._combine(
+            {
+                "frac": (prediction.frac - moved.target).square().mean(),
+                "lattice": (prediction.lattice - strained.target).square().mean(),
+                "species": _cross_entropy(prediction.species.flatten(0, 1), masked.target.flatten(), ignore=-100),
+                "space_group": _cross_entropy(prediction.space_group, hidden, ignore=0),
+            }
+        )
+
+    @torch.no_grad()
+    def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
+        """Integrate the flow by Euler steps with annealed velocities, revealing species on the way.
+
+        `rng` lives on the CPU whatever the model's device, so that a seed gives the same noise everywhere.
+        """
+        device, options = self.lattice_mean.device, self.config.sampling
+        species, conditions = request.species.to(device), request.conditions.to(device)
+        size, count = species.shape
+        palette = _Palette(
+            allowed=request.allowed.to(device), addable=request.addable.to(device), opens=request.open_elements.to(device)
+        )
+        conditions = self._with_own_space_group(species, conditions, rng)
+        frac = self.noise.frac.prior((size, count, 3), rng=rng).to(device)
+        lattice = self.noise.cell.prior((size, 6), rng=rng).to(device)
+        masked_at_start = int((species == MASKED).sum(1).max()) if size else 0
+        times = torch.linspace(0, 1, request.steps + 1) ** options.schedule_power
+        revealed = 0
+        for now, then in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+            time = torch.full((size,), now, device=device)
+            known = (species != MASKED).float().mean(1)
+            noisy = self._noisy(frac, lattice, species, time, known)
+            guess = self._guided(noisy, conditions, request.guidance)
+            step = torch.full((size,), then - now, device=device)
+            frac = self.noise.frac.advance(frac, guess.frac, step * (1 + options.frac_annealing * now))
+            lattice = self.noise.cell.advance(lattice, guess.lattice, step * (1 + options.lattice_annealing * now))
+            due = min(masked_at_start, -int(-masked_at_start * then // options.species_lead))
+            for _ in range(due - revealed):
+                species, palette = self._reveal(species, guess.species, palette, rng)
+            revealed = max(revealed, due)
+        num_atoms = torch.full((size,), count, dtype=torch.int64, device=device)
+        cell = cell_from_log_symmetric(lattice * self.lattice_std + self.lattice_mean, num_atoms)
+        return CrystalBatch(frac=frac.reshape(-1, 3), cell=cell, species=species.reshape(-1), num_atoms=num_atoms)
+
+    @torch.no_grad()
+    def space_group_logits(self, species: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Logits of the space group given species alone (b, n), from the network at t = 0; (b, 231), index 0 unused."""
+        device = self.lattice_mean.device
+        size, count = species.shape
+        noisy = self._noisy(
+            self.noise.frac.prior((size, count, 3), rng=rng).to(device),
+            self.noise.cell.prior((size, 6), rng=rng).to(device),
+            species.to(device),
+            torch.zeros(size, device=device),
+            torch.ones(size, device=device),
+        )
+        return self.net(noisy, self._context(Conditions.unknown(size, device))).space_group
+
+    def _with_own_space_group(self, species: Tensor, conditions: Conditions, rng: torch.Generator) -> Conditions:
+        temperature = self.config.sampling.space_group_temperature
+        if temperature < 0 or bool((species == MASKED).any()) or bool((conditions.space_group > 0).any()):
+            return conditions
+        logits = self.space_group_logits(species, rng=rng)[:, 1:].double().cpu()
+        if temperature == 0:
+            drawn = logits.argmax(1)
+        else:
+            drawn = torch.multinomial((logits / temperature).softmax(1), 1, generator=rng)[:, 0]
+        return replace(conditions, space_group=(drawn + 1).to(species.device))
+
+    def _noisy(self, frac: Tensor, lattice: Tensor, species: Tensor, time: Tensor, known: Tensor) -> NoisyCrystals:
+        size, count = species.shape
+        num_atoms = torch.full((size,), count, dtype=torch.int64, device=species.device)
+        cell = cell_from_log_symmetric(lattice * self.lattice_std + self.lattice_mean, num_atoms)
+        return NoisyCrystals(frac=frac, cell=cell, lattice=lattice, species=species, time=time, known=known)
+
+    def _context(self, conditions: Conditions) -> Context:
+        has = torch.isfinite(conditions.properties)
+        values = (conditions.properties - self.property_mean) / self.property_std
+        return Context(
+            space_group=conditions.space_group,
+            properties=torch.where(has, values, torch.zeros_like(values)),
+            has_property=has,
+            chemical_system=conditions.chemical_system,
+        )
+
+    def _guided(self, noisy: NoisyCrystals, conditions: Conditions, strength: float) -> Prediction:
+        """Classifier-free guidance (Ho and Salimans, 2022, Eq. 6): free + strength * (conditioned - free)."""
+        unknown = Conditions.unknown(len(conditions), noisy.frac.device)
+        asked = bool((conditions.space_group > 0).any() or torch.isfinite(conditions.properties).any())
+        asked = asked or bool(conditions.chemical_system.any())
+        if not asked or strength == 0:
+            return self.net(noisy, self._context(unknown))
+        conditioned = self.net(noisy, self._context(conditions))
+        if strength == 1:
+            return conditioned
+        free = self.net(noisy, self._context(unknown))
+        return Prediction(
+            frac=without_mean(free.frac + strength * (conditioned.frac - free.frac)),
+            lattice=free.lattice + strength * (conditioned.lattice - free.lattice),
+            species=free.species + strength * (conditioned.species - free.species),
+            space_group=free.space_group,
+        )
+
+    def _reveal(
+        self, species: Tensor, logits: Tensor, palette: _Palette, rng: torch.Generator
+    ) -> tuple[Tensor, _Palette]:
+        """Reveal one masked atom of each crystal; elements still owed to open places come first."""
+        owed = (palette.opens > 0)[:, None]
+        usable = torch.where(owed, palette.addable & ~palette.allowed, palette.allowed)
+        logits = (logits / self.config.sampling.species_temperature).masked_fill(~usable[:, None], float("-inf"))
+        after = self.noise.species.reveal(species.cpu(), logits.cpu(), 1, rng=rng).to(species.device)
+        new = torch.where(after != species, after, torch.zeros_like(after)).amax(1)
+        took = owed[:, 0] & (new > 0)
+        allowed = palette.allowed | (functional.one_hot(new, usable.shape[1]).bool() & took[:, None])
+        return after, replace(palette, allowed=allowed, opens=palette.opens - took.long())
+
+    def _combine(self, terms: Mapping[str, Tensor]) -> LossTerms:
+        weights = self.config.weights
+        total = sum((getattr(weights, name) * value for name, value in terms.items()), start=next(iter(terms.values())).new_zeros(()))
+        return LossTerms(total=total, terms={name: value.detach() for name, value in terms.items()})
+
+
+def with_sampling(config: JointFlowConfig, **changes: float) -> JointFlowConfig:
+    """The same model with other `SamplingDefaults`."""
+    return replace(config, sampling=replace(config.sampling, **changes))
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, *, ignore: int) -> Tensor:
+    """Mean cross entropy over what is not ignored; zero (with a gradient) where everything is."""
+    total = functional.cross_entropy(logits, target, ignore_index=ignore, reduction="sum")
+    return total / (target != ignore).sum().clamp_min(1)

@@ -1,0 +1,66 @@
+"""What every backbone reads and gives: dense batches of crystals of one size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoisyCrystals:
+    """Noisy crystals of one atom count n.
+
+    Attributes:
+        frac: fractional coordinates, (b, n, 3).
+        cell: symmetric cells in Å, (b, 3, 3).
+        lattice: standardised coordinates of the log-lattice that give `cell`, (b, 6).
+        species: atomic numbers, 0 where masked, (b, n).
+        time: structure time, 0 noise to 1 crystal, (b,).
+        known: species time, the share of species that is known, (b,).
+    """
+
+    frac: Float[Tensor, "b n 3"]
+    cell: Float[Tensor, "b 3 3"]
+    lattice: Float[Tensor, "b 6"]
+    species: Int[Tensor, "b n"]
+    time: Float[Tensor, " b"]
+    known: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Context:
+    """What is asked of the crystals, as a network reads it.
+
+    Attributes:
+        space_group: 1 to 230, 0 unknown, (b,).
+        properties: standardised values, any number where unknown, (b, p).
+        has_property: which properties are known, (b, p).
+        chemical_system: elements of the crystal by atomic number, all false where unknown, (b, 119).
+    """
+
+    space_group: Int[Tensor, " b"]
+    properties: Float[Tensor, "b p"]
+    has_property: Bool[Tensor, "b p"]
+    chemical_system: Bool[Tensor, "b 119"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """What a backbone says of noisy crystals, in float32.
+
+    Attributes:
+        frac: vector for each atom in fractional coordinates, without mean over the atoms, (b, n, 3).
+        lattice: vector for the standardised log-lattice, (b, 6).
+        species: logits by atomic number (index 0 unused), (b, n, 119).
+        space_group: logits by number (index 0 unused), (b, 231).
+    """
+
+    frac: Float[Tensor, "b n 3"]
+    lattice: Float[Tensor, "b 6"]
+    species: Float[Tensor, "b n 119"]
+    space_group: Float[Tensor, "b 231"]

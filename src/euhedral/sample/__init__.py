@@ -1,0 +1,1 @@
+"""From what a user asks to crystals: requests, plans, and the generator that carries them out."""

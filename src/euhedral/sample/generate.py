@@ -1,0 +1,229 @@
+"""The generator: a trained model that carries out requests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.errors import CheckpointError, RequestError
+from euhedral.models.base import SampleRequest
+from euhedral.models.conditions import Conditions
+from euhedral.sample.plan import PlannedBatch, halves, plan, sample_request
+from euhedral.sample.request import Capabilities, GenerationRequest, ResolvedRequest, resolve
+
+if TYPE_CHECKING:
+    from euhedral.models.base import GenerativeModel
+
+WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
+DEFAULT_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chunk:
+    """Crystals as they come.
+
+    Attributes:
+        indices: position of each in the run.
+        crystals: the crystals, float32, on the CPU.
+    """
+
+    indices: range
+    crystals: CrystalBatch
+
+
+class Generator:
+    """A trained model on a device, with what it can be asked for.
+
+    Attributes:
+        model: the generative model.
+        meta: what training recorded in the checkpoint.
+        digest: SHA-256 of the weights.
+        capabilities: what can be asked.
+        device: where it runs.
+    """
+
+    def __init__(self, model: GenerativeModel, meta: Mapping[str, Any], *, digest: str = "", device: str = "auto"):
+        self.device = pick_device(device)
+        self.model = model.to(self.device).eval()
+        self.meta = meta
+        self.digest = digest
+        try:
+            self.capabilities = Capabilities.from_meta(meta)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint lacks the training statistics that requests need ({error!r})") from None
+
+    @classmethod
+    def load(cls, name: str = "default", *, device: str = "auto") -> Generator:
+        """Load shipped weights by name or a checkpoint folder by path; see `euhedral.load`."""
+        from euhedral.models.checkpoint import load_model
+
+        checkpoint = load_model(find_weights(name))
+        return cls(checkpoint.model, checkpoint.meta, digest=checkpoint.digest, device=device)
+
+    def generate(self, request: GenerationRequest | None = None, /, **fields: Any) -> CrystalBatch:
+        """All crystals of a request, in order.
+
+        Args:
+            request: a request, or nothing and the fields of `GenerationRequest` by keyword.
+            **fields: e.g. formula="LiMnO2", n=20, seed=0.
+
+        Raises:
+            RequestError: where the request cannot be met.
+        """
+        chunks = sorted(self.stream(request or GenerationRequest(**fields)), key=lambda chunk: chunk.indices.start)
+        return CrystalBatch.concat([chunk.crystals for chunk in chunks])
+
+    def predict(
+        self, contents: Sequence[Sequence[int]], *, steps: int = 50, seed: int = 0, batch: int = DEFAULT_BATCH
+    ) -> CrystalBatch:
+        """Predict one structure for each cell content, in order: structure prediction over a whole benchmark.
+
+        Args:
+            contents: atomic numbers of all atoms of each cell.
+            steps: network evaluations a crystal.
+            seed: seed of the run.
+            batch: crystals at once.
+
+        Raises:
+            RequestError: for an empty cell, one larger than the model was trained on, or an unknown element.
+        """
+        for index, species in enumerate(contents):
+            if not 1 <= len(species) <= self.capabilities.max_atoms or not set(species) <= self.capabilities.elements:
+                raise RequestError(
+                    f"content {index} cannot be predicted: it needs 1 to {self.capabilities.max_atoms} atoms of elements "
+                    f"seen in training, and has {len(species)} atoms of {sorted(set(species))}"
+                )
+        order = sorted(range(len(contents)), key=lambda i: len(contents[i]))
+        rng = torch.Generator().manual_seed(seed)
+        parts: list[CrystalBatch] = []
+        for rows in _equal_runs(order, [len(c) for c in contents], batch):
+            species = torch.tensor([contents[i] for i in rows], dtype=torch.int64)
+            size = len(rows)
+            request = SampleRequest(
+                species=species,
+                allowed=torch.zeros(size, 119, dtype=torch.bool),
+                addable=torch.zeros(size, 119, dtype=torch.bool),
+                open_elements=torch.zeros(size, dtype=torch.int64),
+                conditions=Conditions.unknown(size),
+                steps=steps,
+            )
+            with fast_precision(self.device):
+                parts.append(self.model.sample(request, rng=rng).to("cpu"))
+        position = torch.empty(len(order), dtype=torch.int64)
+        position[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
+        return CrystalBatch.concat(parts)[position]
+
+    def resolve(self, request: GenerationRequest) -> ResolvedRequest:
+        """Check a request; raises RequestError where it cannot be met."""
+        return resolve(request, self.capabilities)
+
+    def stream(
+        self,
+        request: GenerationRequest,
+        *,
+        batch: int = DEFAULT_BATCH,
+        skip: Collection[int] = (),
+        on_halved: Callable[[int], None] | None = None,
+    ) -> Iterator[Chunk]:
+        """Crystals batch by batch, as soon as they are there.
+
+        A batch that does not fit in memory is halved, as often as needed. The crystals of a batch are fixed by the
+        request, the batch size and the position of the batch, so an interrupted run can go on.
+
+        Args:
+            request: what to generate.
+            batch: crystals at once.
+            skip: positions that exist already; batches all of whose positions are in it are left out.
+            on_halved: told the new size when memory ran out.
+        """
+        resolved, done = self.resolve(request), frozenset(skip)
+        waiting = list(reversed(plan(resolved, crystals_per_batch=batch)))
+        while waiting:
+            planned = waiting.pop()
+            if done.issuperset(planned.indices):
+                continue
+            try:
+                yield Chunk(indices=planned.indices, crystals=self._draw(resolved, planned))
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or planned.size == 1:
+                    raise
+                first, second = halves(planned)
+                waiting += [second, first]
+                if on_halved is not None:
+                    on_halved(first.size)
+
+    def _draw(self, resolved: ResolvedRequest, planned: PlannedBatch) -> CrystalBatch:
+        rng = torch.Generator().manual_seed(planned.seed)
+        with fast_precision(self.device):
+            return self.model.sample(sample_request(resolved, planned), rng=rng).to("cpu")
+
+
+def _equal_runs(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Cut positions sorted by size into runs of one size, each of at most `most`."""
+    run: list[int] = []
+    for index in order:
+        if run and (sizes[index] != sizes[run[0]] or len(run) == most):
+            yield run
+            run = []
+        run.append(index)
+    if run:
+        yield run
+
+
+def find_weights(name: str) -> Path:
+    """Folder of shipped weights by name, or the path itself. Raises CheckpointError where there is neither."""
+    shipped = WEIGHTS_FOLDER / name
+    if name and Path(name).name == name and shipped.is_dir():
+        return shipped
+    if Path(name).is_dir():
+        inner = Path(name) / "model"
+        return inner if inner.is_dir() else Path(name)
+    raise CheckpointError(f"no model {name!r}: give one of {', '.join(shipped_weights())} or a checkpoint folder")
+
+
+def shipped_weights() -> list[str]:
+    """Names of the weights in this installation."""
+    return sorted(path.name for path in WEIGHTS_FOLDER.iterdir() if (path / "config.json").is_file())
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The torch device for a name; "auto" prefers CUDA. Raises RequestError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"device {name!r} cannot be used here ({reason}); use auto or cpu") from None
+    return device
+
+
+def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to bfloat16 where the hardware multiplies it faster than float32, else nothing.
+
+    The environment variable EUHEDRAL_PRECISION (bf16 or fp32) overrides.
+    """
+    choice = os.environ.get("EUHEDRAL_PRECISION", "auto")
+    fast = device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bfloat16())
+    if choice == "bf16" or (choice == "auto" and fast):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this processor has bfloat16 matrix or vector instructions (AMX or AVX512-BF16)."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate" in text

@@ -1,0 +1,128 @@
+"""A resolved request laid out as batches of crystals of one atom count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from euhedral.models.base import SampleRequest
+from euhedral.models.conditions import PROPERTIES, Conditions
+from euhedral.sample.request import ResolvedRequest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlannedBatch:
+    """Crystals to draw together.
+
+    Attributes:
+        first: position of the first of them in the run.
+        size: how many.
+        num_atoms: atoms in each.
+        seed: seed of the batch's random numbers.
+    """
+
+    first: int
+    size: int
+    num_atoms: int
+    seed: int
+
+    @property
+    def indices(self) -> range:
+        """Positions of the crystals in the run."""
+        return range(self.first, self.first + self.size)
+
+
+def plan(resolved: ResolvedRequest, *, crystals_per_batch: int) -> list[PlannedBatch]:
+    """Share the crystals out over atom counts and cut them into batches, smallest cells first.
+
+    Formula units are shared out evenly by largest remainder; for de novo requests atom counts are drawn from the
+    training distribution with the request's seed. The plan depends on the request alone, so that a run can go on.
+    """
+    counts = sorted(resolved.num_atoms)
+    weights = torch.tensor([resolved.num_atoms[c] for c in counts], dtype=torch.float64)
+    if resolved.composition is not None:
+        shares = _apportion(weights, resolved.request.n)
+    else:
+        rng = torch.Generator().manual_seed(_mixed_seed(resolved.request.seed, 0))
+        draws = torch.multinomial(weights, resolved.request.n, replacement=True, generator=rng)
+        shares = torch.bincount(draws, minlength=len(counts)).tolist()
+    batches: list[PlannedBatch] = []
+    first = 0
+    for count, share in zip(counts, shares, strict=True):
+        done = 0
+        while done < share:
+            size = min(crystals_per_batch, share - done)
+            seed = _mixed_seed(resolved.request.seed, len(batches) + 1)
+            batches.append(PlannedBatch(first=first, size=size, num_atoms=count, seed=seed))
+            done, first = done + size, first + size
+    return batches
+
+
+def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequest:
+    """What the model is asked for in one batch.
+
+    Elements that must occur are given one atom each: atoms are exchangeable, so fixing them is conditioning on their
+    presence, and what comes out holds them by construction.
+    """
+    size, count, request = batch.size, batch.num_atoms, resolved.request
+    fixed: list[int] = []
+    if resolved.composition is not None:
+        units = count // sum(resolved.composition.values())
+        fixed = [z for z, k in sorted(resolved.composition.items()) for _ in range(k * units)]
+    elif resolved.required:
+        fixed = sorted(resolved.required)
+    species = torch.zeros(size, count, dtype=torch.int64)
+    species[:, : len(fixed)] = torch.tensor(fixed, dtype=torch.int64)
+    opens = resolved.open_elements
+    allowed, addable = torch.zeros(size, 119, dtype=torch.bool), torch.zeros(size, 119, dtype=torch.bool)
+    allowed[:, sorted(resolved.required if opens else resolved.allowed)] = True
+    addable[:, sorted(resolved.allowed)] = True
+    return SampleRequest(
+        species=species,
+        allowed=allowed,
+        addable=addable,
+        open_elements=torch.full((size,), opens, dtype=torch.int64),
+        conditions=_conditions(resolved, size),
+        guidance=request.guidance,
+        steps=request.steps,
+    )
+
+
+def halves(batch: PlannedBatch) -> Iterator[PlannedBatch]:
+    """The batch in two, for when memory runs out."""
+    middle = batch.size // 2
+    for first, size in ((0, middle), (middle, batch.size - middle)):
+        yield PlannedBatch(
+            first=batch.first + first, size=size, num_atoms=batch.num_atoms, seed=_mixed_seed(batch.seed, first + 1)
+        )
+
+
+def _conditions(resolved: ResolvedRequest, size: int) -> Conditions:
+    request, conditions = resolved.request, Conditions.unknown(size)
+    if request.space_group is not None:
+        conditions.space_group.fill_(request.space_group)
+    for name, value in request.properties.items():
+        conditions.properties[:, PROPERTIES.index(name)] = value
+    if resolved.required and not resolved.open_elements:
+        conditions.chemical_system[:, sorted(resolved.required)] = True
+    return conditions
+
+
+def _apportion(weights: torch.Tensor, total: int) -> list[int]:
+    """Whole shares of `total` in proportion to weights, by largest remainder."""
+    exact = weights / weights.sum() * total
+    shares = exact.floor().long()
+    order = (exact - shares).argsort(descending=True, stable=True)
+    shares[order[: total - int(shares.sum())]] += 1
+    return shares.tolist()
+
+
+def _mixed_seed(seed: int, stream: int) -> int:
+    """A seed for one stream of a run; splitmix64, so that neighbouring seeds share nothing."""
+    mask = 2**64 - 1
+    value = (seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03 + 0x2545F4914F6CDD1D) & mask
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        value = ((value ^ (value >> shift)) * factor) & mask
+    return (value ^ (value >> 31)) >> 1

@@ -1,0 +1,228 @@
+"""What a user asks for, checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from euhedral.crystal.elements import SYMBOLS
+from euhedral.crystal.formula import parse_chemical_system, parse_elements, parse_formula, reduced
+from euhedral.errors import RequestError
+from euhedral.models.conditions import PROPERTIES
+
+MOST_CRYSTALS = 10_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """A request for crystals; fields left at None are the model's choice.
+
+    Attributes:
+        n: number of crystals.
+        formula: composition to predict structures of, e.g. "LiMnO2"; reduced to its formula unit.
+        z: formula units in a cell; enumerated where not given.
+        chemical_system: exactly these elements, e.g. "Li-Mn-O"; "*" leaves a place open.
+        elements: elements that may occur, e.g. "Li,Mn,O".
+        exclude_elements: elements that may not occur.
+        num_atoms: atoms in a cell, one number or (lowest, highest).
+        space_group: 1 to 230; a soft condition.
+        properties: targets by name of `PROPERTIES`, in their units; soft conditions.
+        guidance: strength of guidance toward soft conditions; 1 is plain conditioning.
+        steps: network evaluations a crystal.
+        seed: the same seed on the same machine gives the same crystals.
+    """
+
+    n: int = 16
+    formula: str | None = None
+    z: int | None = None
+    chemical_system: str | None = None
+    elements: str | None = None
+    exclude_elements: str | None = None
+    num_atoms: int | tuple[int, int] | None = None
+    space_group: int | None = None
+    properties: Mapping[str, float] = field(default_factory=dict)
+    guidance: float = 1.0
+    steps: int = 50
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as plain values."""
+        return {**asdict(self), "properties": dict(self.properties)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a trained model can be asked for, from its checkpoint.
+
+    Attributes:
+        elements: atomic numbers seen in training.
+        num_atoms: how many training crystals have each atom count.
+        num_atoms_by_space_group: the same within each space group.
+    """
+
+    elements: frozenset[int]
+    num_atoms: Mapping[int, int]
+    num_atoms_by_space_group: Mapping[int, Mapping[int, int]]
+
+    @property
+    def max_atoms(self) -> int:
+        """Largest cell that the model was trained on."""
+        return max(self.num_atoms)
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Capabilities:
+        """Read from the `statistics` that training put in a checkpoint."""
+        statistics = meta["statistics"]
+        return cls(
+            elements=frozenset(int(z) for z in statistics["elements"]),
+            num_atoms={int(n): int(c) for n, c in statistics["num_atoms"].items()},
+            num_atoms_by_space_group={
+                int(g): {int(n): int(c) for n, c in counts.items()}
+                for g, counts in statistics["num_atoms_by_space_group"].items()
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRequest:
+    """A request that can be met.
+
+    Attributes:
+        request: as the user gave it.
+        composition: atoms of one formula unit by atomic number, or None.
+        required: elements that must occur (of the chemical system).
+        allowed: elements that may occur.
+        open_elements: places of the chemical system left open.
+        num_atoms: atom counts to draw from, with weights.
+    """
+
+    request: GenerationRequest
+    composition: Mapping[int, int] | None
+    required: frozenset[int]
+    allowed: frozenset[int]
+    open_elements: int
+    num_atoms: Mapping[int, float]
+
+
+def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedRequest:
+    """Check a request against what a model can do.
+
+    Raises:
+        RequestError: for anything that cannot be met, saying what to do.
+    """
+    _check_numbers(request)
+    allowed = _palette(request, capabilities)
+    composition, required, opens = None, frozenset[int](), 0
+    if request.formula is not None:
+        if request.chemical_system is not None:
+            raise RequestError("give either --formula or --chemical-system: a formula fixes its elements already")
+        composition = reduced(parse_formula(request.formula))[0]
+        _refuse_outside(frozenset(composition), allowed, f"formula {request.formula}")
+    elif request.z is not None:
+        raise RequestError("--z counts formula units, so it needs --formula")
+    if request.chemical_system is not None:
+        required, opens = parse_chemical_system(request.chemical_system)
+        _refuse_outside(required, allowed, f"chemical system {request.chemical_system}")
+        if opens and len(allowed - required) < opens:
+            raise RequestError(
+                f"{request.chemical_system} leaves {opens} places open, but --elements and --exclude-elements leave only "
+                f"{len(allowed - required)} elements for them"
+            )
+        if opens == 0:
+            allowed = required
+    counts = _atom_counts(request, capabilities, composition, len(required) + opens)
+    return ResolvedRequest(
+        request=request,
+        composition=composition,
+        required=required,
+        allowed=allowed,
+        open_elements=opens,
+        num_atoms=counts,
+    )
+
+
+def _check_numbers(request: GenerationRequest) -> None:
+    if not 1 <= request.n <= MOST_CRYSTALS:
+        raise RequestError(f"-n must be between 1 and {MOST_CRYSTALS:,}, not {request.n}")
+    if not 1 <= request.steps <= 10_000:
+        raise RequestError(f"--steps must be between 1 and 10,000, not {request.steps}")
+    if not (math.isfinite(request.guidance) and 0 <= request.guidance <= 100):
+        raise RequestError(f"--guidance must be between 0 and 100, not {request.guidance}")
+    if not 0 <= request.seed < 2**63:
+        raise RequestError(f"--seed must be between 0 and 2^63 - 1, not {request.seed}")
+    if request.space_group is not None and not 1 <= request.space_group <= 230:
+        raise RequestError(f"--space-group must be a number from 1 to 230, not {request.space_group}")
+    for name, value in request.properties.items():
+        if name not in PROPERTIES:
+            raise RequestError(f"unknown property {name!r}; this model knows {', '.join(PROPERTIES)}")
+        if not math.isfinite(value):
+            raise RequestError(f"the target of {name} must be a finite number, not {value}")
+        if name != "formation_energy_per_atom" and value < 0:
+            raise RequestError(f"{name} cannot be negative (asked for {value})")
+
+
+def _palette(request: GenerationRequest, capabilities: Capabilities) -> frozenset[int]:
+    allowed = capabilities.elements
+    if request.elements is not None:
+        wanted = parse_elements(request.elements)
+        _refuse_outside(wanted, allowed, "--elements")
+        allowed = wanted
+    if request.exclude_elements is not None:
+        allowed = allowed - parse_elements(request.exclude_elements)
+    if not allowed:
+        raise RequestError("--elements and --exclude-elements leave no element to build crystals from")
+    return allowed
+
+
+def _refuse_outside(wanted: frozenset[int], allowed: frozenset[int], what: str) -> None:
+    missing = sorted(wanted - allowed)
+    if missing:
+        symbols = ", ".join(SYMBOLS[z] for z in missing)
+        raise RequestError(
+            f"{what} asks for {symbols}, which is excluded by the request or absent from the training data; "
+            "remove it or change --elements / --exclude-elements (`euhedral info` lists the known elements)"
+        )
+
+
+def _atom_counts(
+    request: GenerationRequest, capabilities: Capabilities, composition: Mapping[int, int] | None, fewest: int
+) -> dict[int, float]:
+    lowest, highest = _count_range(request, capabilities)
+    weights = dict(capabilities.num_atoms)
+    if request.space_group is not None:
+        weights = dict(capabilities.num_atoms_by_space_group.get(request.space_group, weights))
+    if composition is None:
+        counts = {n: float(w) for n, w in weights.items() if max(lowest, fewest) <= n <= highest}
+        if not counts and request.num_atoms is not None and max(lowest, fewest) <= highest:
+            counts = {n: 1.0 for n in range(max(lowest, fewest), highest + 1)}
+        if not counts:
+            raise RequestError(
+                f"no atom count fits: {fewest} different elements are asked for in cells of {lowest} to {highest} atoms"
+            )
+        return counts
+    unit = sum(composition.values())
+    units = [request.z] if request.z is not None else range(1, capabilities.max_atoms // unit + 1)
+    sizes = [z * unit for z in units if lowest <= z * unit <= highest]
+    if not sizes:
+        asked = f" with z = {request.z}" if request.z is not None else ""
+        raise RequestError(
+            f"{request.formula}{asked} does not fit: a formula unit has {unit} atoms and cells of {lowest} to {highest} "
+            f"atoms were asked for (this model was trained on at most {capabilities.max_atoms})"
+        )
+    # Add-one smoothing: every number of formula units that fits is tried.
+    return {size: float(weights.get(size, 0) + 1) for size in sizes}
+
+
+def _count_range(request: GenerationRequest, capabilities: Capabilities) -> tuple[int, int]:
+    if request.num_atoms is None:
+        return 1, capabilities.max_atoms
+    low, high = (request.num_atoms, request.num_atoms) if isinstance(request.num_atoms, int) else request.num_atoms
+    if not 1 <= low <= high:
+        raise RequestError(f"--num-atoms must be a count of at least 1 or a range such as 4-12, not {low}-{high}")
+    if high > capabilities.max_atoms:
+        raise RequestError(
+            f"--num-atoms {high} is more than this model was trained on (at most {capabilities.max_atoms} atoms in a cell)"
+        )
+    return low, high

@@ -1,0 +1,45 @@
+"""The gallery of a run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from euhedral.catalog.run_folder import CIFS, SUMMARY, RunFolder
+from euhedral.web.gallery import Card, write_gallery
+
+MOST_CARDS = 1000
+
+
+def write_run_gallery(run: RunFolder) -> Path:
+    """Write index.html of a run: one card a crystal, the first 1,000 by position; returns its path."""
+    ordered = sorted(run.records, key=lambda record: record.index)
+    cards = [
+        Card(
+            name=record.name,
+            formula=record.formula,
+            cif=run.cif(record),
+            space_group_symbol=record.space_group_symbol,
+            space_group_number=record.space_group,
+            density=record.density,
+            smallest_distance=record.smallest_distance,
+            num_atoms=record.num_atoms,
+            volume=record.volume,
+            extra={},
+            cif_file=f"{CIFS}/{record.name}.cif",
+        )
+        for record in ordered[:MOST_CARDS]
+    ]
+    summary = json.loads((run.path / SUMMARY).read_text())
+    request = {k: v for k, v in summary["request"].items() if v not in (None, {}, "")}
+    shown = "" if len(ordered) <= MOST_CARDS else f", the first {MOST_CARDS:,} of them here"
+    facts = {name.replace("_", " "): str(value) for name, value in request.items() if name != "weights"}
+    for name, share in summary.get("constraints", {}).items():
+        facts[f"{name.replace('_', ' ')} met"] = f"{share['met']} of {share['total']} ({share['kind']})"
+    return write_gallery(
+        run.path / "index.html",
+        cards,
+        title="Generated crystals",
+        subtitle=f"{len(ordered):,} crystals{shown}; space groups by moyopy at symprec 0.1 Å, before relaxation",
+        facts=facts,
+    )

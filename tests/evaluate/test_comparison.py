@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.errors import ConfigError, EuhedralError
+from euhedral.evaluate import comparison
+from euhedral.evaluate.comparison import (
+    ComparisonPool,
+    PlainCrystal,
+    StructureComparer,
+    Tolerances,
+    comparison_pool,
+    plain_crystals,
+)
+
+
+def simple(length: float = 4.0, atoms: int = 2) -> PlainCrystal:
+    frac = [[i / atoms, (i * i) / atoms % 1, 0.0] for i in range(atoms)]
+    return PlainCrystal(cell=[[length, 0, 0], [0, length, 0], [0, 0, length]], frac=frac, species=[3] * atoms)
+
+
+def test_plain_crystals_keep_every_number() -> None:
+    cells = torch.randn(2, 3, 3, dtype=torch.float64)
+    batch = CrystalBatch.from_crystals(
+        [(cells[0], torch.rand(2, 3).double(), [1, 2]), (cells[1], torch.rand(1, 3).double(), [3])]
+    )
+    plain = plain_crystals(batch)
+    assert [c.species for c in plain] == [[1, 2], [3]]
+    assert torch.equal(torch.tensor([c.cell for c in plain], dtype=torch.float64), cells)
+    assert torch.equal(torch.tensor(plain[0].frac + plain[1].frac, dtype=torch.float64), batch.frac)
+
+
+def test_a_late_pair_is_ended_and_the_next_one_compared() -> None:
+    comparer = StructureComparer(Tolerances(), seconds_per_pair=0.002)
+    try:
+        many = simple(12.0, 40)
+        late = comparer.compare(many, many, rms=True)
+        assert not late.matched and late.rms is None
+        assert late.reason == "not decided within 0.002 s"
+        comparer._seconds = 60
+        assert comparer.compare(simple(), simple(), rms=True).rms == pytest.approx(0, abs=1e-9)
+    finally:
+        comparer.close()
+
+
+def test_a_process_that_dies_is_a_record_and_is_replaced() -> None:
+    comparer = StructureComparer(Tolerances(), seconds_per_pair=60)
+    try:
+        process = comparer._running()
+        process.kill()
+        process.wait = lambda *_, **__: 0  # as if its end were not yet known  # type: ignore[method-assign]
+        outcome = comparer.compare(simple(), simple(), rms=False)
+        assert outcome.matched or outcome.reason == "the comparison process ended (memory?)"
+        assert comparer.compare(simple(), simple(), rms=False).matched
+    finally:
+        comparer.close()
+
+
+def test_what_the_matcher_raises_is_the_reason() -> None:
+    comparer = StructureComparer(Tolerances(), seconds_per_pair=60)
+    try:
+        outcome = comparer.compare(PlainCrystal(cell=[[1.0]], frac=[[0.0]], species=[3]), simple(), rms=True)
+        assert not outcome.matched and outcome.reason is not None and "Error" in outcome.reason
+        assert comparer.compare(simple(), simple(), rms=True).matched
+    finally:
+        comparer.close()
+    with pytest.raises(EuhedralError, match="closed"):
+        comparer.compare(simple(), simple(), rms=True)
+
+
+def test_leaving_early_ends_the_processes() -> None:
+    pool = ComparisonPool(Tolerances(), seconds_per_pair=60, workers=1)
+    started = []
+
+    def job(comparer: StructureComparer) -> bool:
+        started.append(comparer._running())
+        return comparer.compare(simple(), simple(), rms=False).matched
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    before = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        list(pool.run([job] * 1000, stop))
+    assert time.perf_counter() - before < 60
+    assert len(started) < 1000
+    assert all(process.poll() is not None for process in started)
+
+
+def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "_COMMAND", "raise SystemExit('no matcher here')")
+    with (
+        pytest.raises(EuhedralError, match="no matcher here"),
+        comparison_pool(Tolerances(), seconds_per_pair=1, workers=1) as pool,
+    ):
+        list(pool.run([lambda comparer: comparer.compare(simple(), simple(), rms=True)]))
+
+
+def test_a_worker_imports_no_torch(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; import euhedral.evaluate.comparison; print('torch' in sys.modules, 'pymatgen' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(comparison.__file__).parents[2],
+    )
+    assert answer.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("bad", [{"stol": 0.0}, {"ltol": -1.0}, {"angle_tol": 0.0}])
+def test_tolerances_are_positive(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="positive"):
+        Tolerances(**bad)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from euhedral.errors import CheckpointError, RequestError
+from euhedral.sample.constraints import verify
+from euhedral.sample.generate import Generator, find_weights, pick_device
+from euhedral.sample.request import GenerationRequest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"formula": "LiMnO2", "n": 7},
+        {"formula": "LiMnO2", "z": 2, "n": 3},
+        {"chemical_system": "Li-Mn-O", "n": 12},
+        {"chemical_system": "Li-*-O", "n": 12},
+        {"chemical_system": "*-*", "n": 12, "exclude_elements": "O"},
+        {"elements": "Na,Cl,K", "n": 10},
+        {"exclude_elements": "O,F", "n": 20},
+        {"num_atoms": (4, 6), "n": 10},
+        {"num_atoms": 7, "n": 3},
+    ],
+)
+def test_hard_constraints_hold_for_every_crystal(tiny_generator: Generator, fields: dict) -> None:
+    request = GenerationRequest(**fields, steps=6)
+    crystals = tiny_generator.generate(request).validate()
+    assert len(crystals) == request.n
+    shares = verify(tiny_generator.resolve(request), crystals, [0] * request.n)
+    assert shares and all(share.met == share.total == request.n for share in shares.values()), shares
+
+
+def test_verify_sees_what_is_wrong(tiny_generator: Generator) -> None:
+    crystals = tiny_generator.generate(formula="NaCl", n=2, steps=2)
+    resolved = tiny_generator.resolve(GenerationRequest(formula="KCl", space_group=225, n=2))
+    shares = verify(resolved, crystals, [225, 1])
+    assert shares["formula"].met == 0
+    assert (shares["space_group"].met, shares["space_group"].kind) == (1, "soft")
+
+
+def test_same_seed_same_crystals_other_seed_others(tiny_generator: Generator) -> None:
+    first, again, other = (tiny_generator.generate(n=6, steps=4, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first.frac, again.frac) and torch.equal(first.cell, again.cell)
+    assert torch.equal(first.species, again.species)
+    assert first.species.tolist() != other.species.tolist()
+
+
+def test_skipped_positions_do_not_change_the_others(tiny_generator: Generator) -> None:
+    request = GenerationRequest(n=20, steps=3)
+    chunks = list(tiny_generator.stream(request, batch=4))
+    rest = list(tiny_generator.stream(request, batch=4, skip=chunks[0].indices))
+    assert [c.indices for c in rest] == [c.indices for c in chunks[1:]]
+    assert torch.equal(rest[0].crystals.frac, chunks[1].crystals.frac)
+
+
+def test_memory_exhausted_halves_the_batch(tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample, sizes = tiny_generator.model.sample, []
+
+    def small_machine(request, *, rng):  # type: ignore[no-untyped-def]
+        sizes.append(len(request.species))
+        if len(request.species) > 3:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return sample(request, rng=rng)
+
+    monkeypatch.setattr(tiny_generator.model, "sample", small_machine)
+    halved: list[int] = []
+    stream = tiny_generator.stream(GenerationRequest(n=9, num_atoms=4, steps=2), on_halved=halved.append)
+    assert [i for chunk in stream for i in chunk.indices] == list(range(9))
+    assert halved[0] == 4 and max(sizes) == 9
+
+
+def test_other_errors_are_not_taken_for_memory(tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(request, *, rng):  # type: ignore[no-untyped-def]
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(tiny_generator.model, "sample", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        tiny_generator.generate(n=4)
+
+
+def test_predict_keeps_the_order(tiny_generator: Generator) -> None:
+    contents = [[11, 17], [22, 8, 8], [6], [19, 17], [14, 8, 8]]
+    crystals = tiny_generator.predict(contents, steps=2, batch=2)
+    assert [Counter(c.species.tolist()) for c in crystals] == [Counter(c) for c in contents]
+    with pytest.raises(RequestError, match="content 1"):
+        tiny_generator.predict([[6], [6] * 13])
+
+
+def test_weights_and_devices_that_are_not_there(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(CheckpointError, match="no model 'nope'"):
+        find_weights("nope")
+    with pytest.raises(RequestError, match="cannot be used"):
+        pick_device("cuda:77")
+    with pytest.raises(RequestError, match="cannot be used"):
+        pick_device("abacus")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+from conftest import STATISTICS
+
+from euhedral.errors import RequestError
+from euhedral.sample.request import Capabilities, GenerationRequest, resolve
+
+CAN = Capabilities.from_meta({"statistics": STATISTICS})
+
+
+def test_formula_is_reduced_and_units_enumerated() -> None:
+    resolved = resolve(GenerationRequest(formula="Li2Mn2O4"), CAN)
+    assert resolved.composition == {3: 1, 25: 1, 8: 2}
+    assert sorted(resolved.num_atoms) == [4, 8, 12]
+    assert sorted(resolve(GenerationRequest(formula="LiMnO2", z=2), CAN).num_atoms) == [8]
+
+
+def test_formula_with_atom_range() -> None:
+    assert sorted(resolve(GenerationRequest(formula="NaCl", num_atoms=(3, 7)), CAN).num_atoms) == [4, 6]
+
+
+def test_chemical_system_closes_the_palette() -> None:
+    resolved = resolve(GenerationRequest(chemical_system="Li-Mn-O"), CAN)
+    assert resolved.allowed == resolved.required == {3, 25, 8}
+    assert min(resolved.num_atoms) == 3
+
+
+def test_open_place_keeps_the_palette_open() -> None:
+    resolved = resolve(GenerationRequest(chemical_system="Li-*-O", exclude_elements="Mn"), CAN)
+    assert resolved.required == {3, 8}
+    assert resolved.open_elements == 1
+    assert 25 not in resolved.allowed and 26 in resolved.allowed
+
+
+def test_space_group_brings_its_own_atom_counts() -> None:
+    assert resolve(GenerationRequest(space_group=225), CAN).num_atoms == {2: 30.0, 4: 10.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n": 0}, "-n must be"),
+        ({"steps": 0}, "--steps"),
+        ({"guidance": float("nan")}, "--guidance"),
+        ({"guidance": -1.0}, "--guidance"),
+        ({"seed": -1}, "--seed"),
+        ({"space_group": 231}, "1 to 230"),
+        ({"formula": "Xq2O"}, "Xq"),
+        ({"formula": ""}, "formula"),
+        ({"formula": "OgF6"}, "Og"),
+        ({"formula": "Li10Mn10O20", "z": 4}, "does not fit"),
+        ({"formula": "Al17Mg12"}, "does not fit"),
+        ({"formula": "LiMnO2", "chemical_system": "Li-Mn-O"}, "either --formula or"),
+        ({"formula": "LiMnO2", "exclude_elements": "O"}, "excluded"),
+        ({"formula": "LiMnO2", "elements": "Li,O"}, "excluded"),
+        ({"formula": "NaCl", "num_atoms": 5}, "does not fit"),
+        ({"z": 2}, "--formula"),
+        ({"z": 0, "formula": "NaCl"}, "does not fit"),
+        ({"chemical_system": "Li-Mn-O", "num_atoms": 2}, "no atom count"),
+        ({"chemical_system": "Li-Li"}, "Li"),
+        ({"chemical_system": "Li-*", "elements": "Li"}, "places open"),
+        ({"elements": "O", "exclude_elements": "O"}, "no element"),
+        ({"num_atoms": 13}, "more than this model"),
+        ({"num_atoms": (5, 2)}, "--num-atoms"),
+        ({"num_atoms": 0}, "--num-atoms"),
+        ({"properties": {"hardness": 3.0}}, "unknown property"),
+        ({"properties": {"band_gap": float("inf")}}, "finite"),
+        ({"properties": {"band_gap": -1.0}}, "negative"),
+    ],
+)
+def test_requests_that_cannot_be_met(fields: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        resolve(GenerationRequest(**fields), CAN)
