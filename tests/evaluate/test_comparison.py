@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,42 +37,44 @@ def test_plain_crystals_keep_every_number() -> None:
     assert torch.equal(torch.tensor(plain[0].frac + plain[1].frac, dtype=torch.float64), batch.frac)
 
 
-def test_a_late_pair_is_ended_and_the_next_one_compared() -> None:
-    comparer = StructureComparer(Tolerances(), seconds_per_pair=0.002)
-    try:
-        many = simple(12.0, 40)
-        late = comparer.compare(many, many, rms=True)
-        assert not late.matched and late.rms is None
-        assert late.reason == "not decided within 0.002 s"
-        comparer._seconds = 60
-        assert comparer.compare(simple(), simple(), rms=True).rms == pytest.approx(0, abs=1e-9)
-    finally:
-        comparer.close()
-
-
-def test_a_process_that_dies_is_a_record_and_is_replaced() -> None:
+@pytest.fixture(scope="module")
+def comparer() -> Iterator[StructureComparer]:
+    """One process for several tests, since it takes a second to start."""
     comparer = StructureComparer(Tolerances(), seconds_per_pair=60)
-    try:
-        process = comparer._running()
-        process.kill()
-        process.wait = lambda *_, **__: 0  # as if its end were not yet known  # type: ignore[method-assign]
-        outcome = comparer.compare(simple(), simple(), rms=False)
-        assert outcome.matched or outcome.reason == "the comparison process ended (memory?)"
-        assert comparer.compare(simple(), simple(), rms=False).matched
-    finally:
-        comparer.close()
-
-
-def test_what_the_matcher_raises_is_the_reason() -> None:
-    comparer = StructureComparer(Tolerances(), seconds_per_pair=60)
-    try:
-        outcome = comparer.compare(PlainCrystal(cell=[[1.0]], frac=[[0.0]], species=[3]), simple(), rms=True)
-        assert not outcome.matched and outcome.reason is not None and "Error" in outcome.reason
-        assert comparer.compare(simple(), simple(), rms=True).matched
-    finally:
-        comparer.close()
+    yield comparer
+    comparer.close()
     with pytest.raises(EuhedralError, match="closed"):
         comparer.compare(simple(), simple(), rms=True)
+
+
+def test_what_the_matcher_raises_is_the_reason(comparer: StructureComparer) -> None:
+    outcome = comparer.compare(PlainCrystal(cell=[[1.0]], frac=[[0.0]], species=[3]), simple(), rms=True)
+    assert not outcome.matched and outcome.reason is not None and "Error" in outcome.reason
+    assert comparer.compare(simple(), simple(), rms=True).matched
+
+
+def test_a_late_pair_is_ended_and_the_next_one_compared(
+    comparer: StructureComparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = simple(12.0, 40)
+    comparer._running()
+    with monkeypatch.context() as patch:
+        patch.setattr(comparer, "_seconds", 0.002)
+        late = comparer.compare(many, many, rms=True)
+    assert not late.matched and late.rms is None
+    assert late.reason == "not decided within 0.002 s"
+    assert comparer.compare(simple(), simple(), rms=True).rms == pytest.approx(0, abs=1e-9)
+
+
+def test_a_process_that_dies_within_a_pair_is_a_record_and_is_replaced(comparer: StructureComparer) -> None:
+    process = comparer._running()
+    killer = threading.Timer(0.05, process.kill)
+    killer.start()
+    many = simple(20.0, 300)  # takes far longer than the process lives
+    outcome = comparer.compare(many, many, rms=True)
+    killer.join()
+    assert outcome.reason == "the comparison process ended (memory?)"
+    assert comparer.compare(simple(), simple(), rms=False).matched
 
 
 def test_leaving_early_ends_the_processes() -> None:

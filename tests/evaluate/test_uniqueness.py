@@ -58,7 +58,7 @@ def test_duplicates_point_to_the_first_of_their_kind() -> None:
 
 def test_the_mask_is_that_of_the_records() -> None:
     batch = CrystalBatch.concat([binary(CENTRE), binary(CENTRE), binary(FACE)])
-    assert unique_mask(batch, workers=2).tolist() == [True, False, True]
+    assert unique_mask(batch).tolist() == [True, False, True]
 
 
 def test_nothing_to_compare() -> None:
@@ -68,16 +68,12 @@ def test_nothing_to_compare() -> None:
 
 
 def test_an_undecided_pair_is_not_unique_and_starts_no_kind() -> None:
-    class Scripted:
-        outcomes = {
-            (0, 1): "not decided within 1 s",
-            (0, 2): "no match",
-            (0, 3): "not decided within 1 s",
-            (2, 3): None,
-        }
+    late = "not decided within 1 s"
+    outcomes = {(0, 1): late, (0, 2): "no match", (0, 3): late, (2, 3): None}
 
+    class Scripted:
         def compare(self, first: int, second: int, *, rms: bool) -> Comparison:
-            reason = self.outcomes[first, second]
+            reason = outcomes[first, second]
             return Comparison(matched=reason is None, reason=reason)
 
     records = _sift(range(4), range(4), Scripted())  # pyright: ignore[reportArgumentType]

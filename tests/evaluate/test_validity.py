@@ -128,7 +128,8 @@ def test_an_empty_crystal_and_an_empty_batch() -> None:
         ("PmCl3", True),  # no electronegativity of promethium: opposite signs pass
         ("PmN5", False),
         ("HeRf", False),  # rutherfordium is outside smact's tables
-        ("ZrAl3H12", False),
+        ("ZrAl3H12", True),
+        ("ZrAl3H14", False),
     ],
 )
 def test_composition_by_the_published_rule(formula: str, valid: bool) -> None:
@@ -136,7 +137,6 @@ def test_composition_by_the_published_rule(formula: str, valid: bool) -> None:
 
 
 def test_the_misprint_and_the_missing_state_of_the_published_version_are_kept() -> None:
-    # Ir -3 came after smact 2.2.1: with it LaIr would be neutral, were it not an alloy; IrH3... needs +3, which exists.
     table = validity._smact14()
     assert table[ATOMIC_NUMBERS["Ir"]][0][0] == -2
     assert table[ATOMIC_NUMBERS["Zr"]][1] == 0.33
@@ -145,8 +145,7 @@ def test_the_misprint_and_the_missing_state_of_the_published_version_are_kept() 
 
 def test_the_two_rules_differ_where_their_tables_do() -> None:
     assert verdict("NaCl", "smact") and not verdict("Na2Cl", "smact")
-    differing = [f for f in ("Fe3O4", "MgB2", "SiC", "BN", "CuS", "NaTl", "TiO") if verdict(f) != verdict(f, "smact")]
-    assert "MgB2" in differing or differing
+    assert not verdict("MgB2") and verdict("MgB2", "smact")  # icsd24 has anions of boron
     assert "smact14" in describe_rule("cdvae") and "icsd24" in describe_rule("smact")
 
 

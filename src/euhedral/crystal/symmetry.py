@@ -102,7 +102,7 @@ def symmetry_dataset(crystal: CrystalBatch, symprec: float) -> tuple[MoyoDataset
     reduced first.
 
     Raises:
-        CrystalError: on what is no crystal, atoms or images closer than `symprec`, more than MAX_SYMMETRY_ATOMS atoms,
+        CrystalError: on what is no crystal, atoms or images within twice `symprec`, more than MAX_SYMMETRY_ATOMS atoms,
             or a search that fails.
     """
     import moyopy
@@ -113,8 +113,8 @@ def symmetry_dataset(crystal: CrystalBatch, symprec: float) -> tuple[MoyoDataset
     if (count := crystal.species.numel()) > MAX_SYMMETRY_ATOMS:
         raise CrystalError(f"the cell has {count} atoms; symmetry is searched up to {MAX_SYMMETRY_ATOMS}")
     closest = float(smallest_distance(crystal))
-    if not closest > symprec:
-        raise CrystalError(f"atoms are {closest:.3g} Å apart, within the symmetry tolerance of {symprec:g} Å")
+    if not closest > 2 * symprec:
+        raise CrystalError(f"atoms are {closest:.3g} Å apart: too close to tell apart at a tolerance of {symprec:g} Å")
     reduced = change_cell(crystal.to(torch.float64), minkowski_transform(crystal.cell)[0])
     cell = moyopy.Cell(reduced.cell[0].tolist(), reduced.frac.tolist(), reduced.species.tolist())
     try:

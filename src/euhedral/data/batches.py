@@ -128,8 +128,8 @@ class EqualSizeBatches:
             raise ConfigError(f"the state of the batches lacks {', '.join(sorted(missing))}")
         if state["fingerprint"] != self._fingerprint or state["replicas"] != self.replicas:
             raise ConfigError(
-                "the state of the batches belongs to another data set, batch size or number of replicas; resume with the "
-                "same ones, or start the epoch anew"
+                "the state of the batches belongs to another data set, batch size or number of replicas; "
+                "resume with the same ones, or start the epoch anew"
             )
         if not 0 <= state["position"] <= self._length or state["epoch"] < 0:
             raise ConfigError(

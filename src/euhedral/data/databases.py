@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from euhedral.data.entries import ID_NAMES, RENAMED_LABELS, Entry
+from euhedral.data.entries import Entry, id_and_labels
 from euhedral.data.parsers import plain_array, scalars, with_energy_per_atom
 from euhedral.errors import DataError
 
@@ -135,17 +135,11 @@ def ase_entry(item: Any, name: str) -> Entry:
         if isinstance(source, Mapping):
             labels |= scalars(source)
     labels |= scalars({key: item[key] for key in RESULTS if key in item})
-    crystal_id = next((_id_text(labels[key]) for key in ID_NAMES if labels.get(key)), name)
-    for key in ID_NAMES:
-        labels.pop(key, None)
+    crystal_id, labels = id_and_labels(labels, name)
     try:
         num_atoms = int(plain_array(item["numbers"]).size)
     except (TypeError, ValueError) as error:
         return Entry(name, error=f"atomic numbers cannot be read: {error}")
-    labels = with_energy_per_atom({RENAMED_LABELS.get(k, k): v for k, v in labels.items()}, num_atoms)
+    labels = with_energy_per_atom(labels, num_atoms)
     payload = {key: item[key] for key in ("numbers", "positions", "cell", "pbc") if key in item}
     return Entry(crystal_id, "ase", payload, labels)
-
-
-def _id_text(value: float | str) -> str:
-    return f"{value:.0f}" if isinstance(value, float) else value

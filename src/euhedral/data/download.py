@@ -151,8 +151,8 @@ class _Transfer:
         if self.expected is not None and digest != self.expected:
             self._discard_part()
             raise DataError(
-                f"{self.url} has SHA-256 {digest}, expected {self.expected}; the download was discarded. Try again, and "
-                "if it stays so the published file has changed"
+                f"{self.url} has SHA-256 {digest}, expected {self.expected}; the download was discarded. "
+                "Try again, and if it stays so the published file has changed"
             )
         details = {"url": self.url, "bytes": size, "sha256": digest, "verified": self.expected is not None}
         _write_json(self.record, details)
@@ -253,8 +253,8 @@ class _Transfer:
             if error.code in (408, 425, 429) or error.code >= 500:
                 raise _Interrupted(f"HTTP {error.code} {error.reason}") from error
             raise DataError(
-                f"{self.url} answered HTTP {error.code} {error.reason}; the file may have moved: give its new place with "
-                "--base-url"
+                f"{self.url} answered HTTP {error.code} {error.reason}; the file may have moved: "
+                "give its new place with --base-url"
             ) from error
 
     def _part_size(self) -> int:

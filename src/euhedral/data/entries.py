@@ -198,11 +198,17 @@ def json_entry(item: Any, name: str) -> Entry:
     for source in (structure.get("properties"), item.get("data"), item):
         if isinstance(source, Mapping):
             labels |= with_energy_per_atom(source, len(structure["sites"]))
-    crystal_id = next((str(item[key]) for key in ID_NAMES if item.get(key)), None)
-    for key in (*ID_NAMES, "@module", "@class", "@version"):
+    for key in ("@module", "@class", "@version"):
         labels.pop(key, None)
     # The net charge of a Structure dict is a setting of the cell, no measured label.
     if structure is item:
         labels.pop("charge", None)
-    labels = {RENAMED_LABELS.get(key, key): value for key, value in labels.items()}
-    return Entry(crystal_id or name, "pymatgen", {"lattice": structure["lattice"], "sites": structure["sites"]}, labels)
+    crystal_id, labels = id_and_labels(labels, name)
+    return Entry(crystal_id, "pymatgen", {"lattice": structure["lattice"], "sites": structure["sites"]}, labels)
+
+
+def id_and_labels(found: Mapping[str, float | str], name: str) -> tuple[str, dict[str, float | str]]:
+    """The id that a crystal has among its scalars, or `name`; and the remaining scalars under this program's names."""
+    own = next((found[key] for key in ID_NAMES if found.get(key)), name)
+    labels = {RENAMED_LABELS.get(key, key): value for key, value in found.items() if key not in ID_NAMES}
+    return own if isinstance(own, str) else f"{own:.0f}", labels

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from euhedral.crystal.batch import CrystalBatch
-from euhedral.data.entries import ID_NAMES, RENAMED_LABELS, Entry, json_entry
+from euhedral.data.entries import Entry, id_and_labels, json_entry
 from euhedral.data.parsers import parse_ase_row, parse_cif, parse_extxyz, parse_poscar, parse_pymatgen
 from euhedral.data.sources import source_entries
 from euhedral.errors import CrystalError, DataError
@@ -77,16 +77,8 @@ def parse(entry: Entry, *, limit_atoms: int = DEFAULT_LIMIT_ATOMS) -> Row:
         return Row(None, entry.id, entry.labels, _reason(f"{type(error).__name__}: {error}"))
     name = entry.id
     if entry.kind == "extxyz":
-        name, labels = _named(labels, entry.id)
+        name, labels = id_and_labels(labels, entry.id)
     return Row(crystal, name, labels, None)
-
-
-def _named(labels: dict[str, float | str], name: str) -> tuple[str, dict[str, float | str]]:
-    """The id that a frame gives itself among its properties, or `name`; and the labels without it."""
-    key = next((key for key in ID_NAMES if labels.get(key)), None)
-    value = labels.get(key) if key else None
-    remaining = {RENAMED_LABELS.get(k, k): v for k, v in labels.items() if k not in ID_NAMES}
-    return (f"{value:.0f}" if isinstance(value, float) else value or name), remaining
 
 
 def _parsed(entry: Entry, limit_atoms: int) -> tuple[CrystalBatch, dict[str, float | str]]:

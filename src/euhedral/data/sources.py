@@ -12,7 +12,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeAlias
+from typing import IO, Literal, TypeAlias, cast
 
 from euhedral.data.databases import lmdb_entries, sqlite_entries
 from euhedral.data.entries import DAMAGED, Entry, TextKind, text_entries
@@ -86,7 +86,8 @@ def _file_entries(path: Path, kind: FileKind, name: str, limit_atoms: int) -> It
         yield from lmdb_entries(path)
     else:
         try:
-            with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+            packed = path.name.lower().endswith(".gz")
+            with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as stream:
                 yield from text_entries(kind, stream, name, limit_atoms=limit_atoms)
         except OSError as error:
             yield Entry(name, error=f"cannot be read: {error.strerror or error}")
@@ -149,10 +150,10 @@ def _member_entries(
     try:
         with archive.open(member) as stream:
             if member.filename.lower().endswith(".gz"):
-                with gzip.open(stream) as unpacked:
-                    yield from text_entries(kind, unpacked, name, limit_atoms=limit_atoms)  # type: ignore[arg-type]
+                with cast(IO[bytes], gzip.open(stream)) as unpacked:
+                    yield from text_entries(cast(TextKind, kind), unpacked, name, limit_atoms=limit_atoms)
             else:
-                yield from text_entries(kind, stream, name, limit_atoms=limit_atoms)  # type: ignore[arg-type]
+                yield from text_entries(cast(TextKind, kind), stream, name, limit_atoms=limit_atoms)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, *DAMAGED) as error:
         yield Entry(name, error=f"the member is damaged or packed in an unknown way: {error}")
 

@@ -36,8 +36,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class ConvertedChunk:
-    """What a worker gives back: a record batch of the spool as Arrow IPC bytes, (row in chunk, id, reason)s, and how many
-    crystals could not be reduced.
+    """What a worker gives back of a chunk.
+
+    Attributes:
+        rows: entries that it was given.
+        batch: the crystals as a record batch of the spool, serialised by Arrow.
+        failures: (row in the chunk, id, reason) of the others.
+        unreduced: crystals whose cell could not be reduced.
     """
 
     rows: int

@@ -119,7 +119,7 @@ class JointFlow(GenerativeModel):
             raise ValueError("JointFlow.loss needs crystals of one atom count; batch them with EqualSizeBatches")
         size, device = len(batch), batch.frac.device
         lattice = (log_symmetric(batch.cell, batch.num_atoms) - self.lattice_mean) / self.lattice_std
-        frac, species = batch.frac.view(size, count, 3), batch.species.view(size, count)
+        frac, species = batch.frac.reshape(size, count, 3), batch.species.reshape(size, count)
         # The inverted crystal has the same metric and energy: twice the data for crystals without a centre.
         mirror = torch.where(torch.rand(size, 1, 1, generator=rng, device=device) < 0.5, -1.0, 1.0)
         time = torch.rand(size, generator=rng, device=device)

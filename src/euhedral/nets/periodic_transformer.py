@@ -131,7 +131,9 @@ class PairBiasedBlock(nn.Module):
         b, n, width = atoms.shape
         pair = pairs.shape[-1]
         query, key, value, target, source = self.project(atoms).split([width, width, width, pair, pair], -1)
-        state = functional.silu(self.project_pair(pairs) + target[:, :, None] + source[:, None])
+        # In place: the pair tensor is the largest of the network, and nothing else reads the sum.
+        state = self.project_pair(pairs)
+        state = functional.silu(state.add_(target[:, :, None]).add_(source[:, None]), inplace=not state.requires_grad)
         query, key, value = (x.view(b, n, self.heads, -1).transpose(1, 2) for x in (query, key, value))
         logits = query @ key.transpose(-1, -2) / math.sqrt(width // self.heads)
         logits = logits + self.bias(state).permute(0, 3, 1, 2)

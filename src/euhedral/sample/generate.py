@@ -52,6 +52,11 @@ class Generator:
     def __init__(self, model: GenerativeModel, meta: Mapping[str, Any], *, digest: str = "", device: str = "auto"):
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
+        if fast_precision_wanted(self.device):
+            # What autocast would do at every step, once: its cache of cast weights does not work in inference mode.
+            for layer in self.model.modules():
+                if isinstance(layer, torch.nn.Linear):
+                    layer.to(torch.bfloat16)
         self.meta = meta
         self.digest = digest
         try:
@@ -211,11 +216,16 @@ def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[An
 
     The environment variable EUHEDRAL_PRECISION (bf16 or fp32) overrides.
     """
-    choice = os.environ.get("EUHEDRAL_PRECISION", "auto")
-    fast = device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bfloat16())
-    if choice == "bf16" or (choice == "auto" and fast):
+    if fast_precision_wanted(device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def fast_precision_wanted(device: torch.device) -> bool:
+    """Whether `fast_precision` autocasts on a device."""
+    choice = os.environ.get("EUHEDRAL_PRECISION", "auto")
+    fast = device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bfloat16())
+    return choice == "bf16" or (choice == "auto" and fast)
 
 
 def cpu_multiplies_bfloat16() -> bool:

@@ -92,8 +92,9 @@ def check_flow_process(process: FlowProcess, clean: Tensor, difference: Differen
     """
     require(isinstance(process, FlowProcess), f"{type(process).__name__} lacks a method of FlowProcess")
     size, accuracy = clean.shape[0], _accuracy(clean)
-    t = torch.linspace(0.05, 0.9, size)
-    step = torch.linspace(0.0, 0.1, size)
+    # Times in the precision of the values, or t + step would round away what a float64 check can see.
+    t = torch.linspace(0.05, 0.9, size, dtype=clean.dtype)
+    step = torch.linspace(0.0, 0.1, size, dtype=clean.dtype)
     now = process.corrupt(clean, t, rng=_rng(seed))
     later = process.corrupt(clean, t + step, rng=_rng(seed))
     apart = difference(process.advance(now.noisy, now.target, step), later.noisy)
@@ -107,7 +108,7 @@ def check_flow_process(process: FlowProcess, clean: Tensor, difference: Differen
     slow = 0.4 * (torch.rand(clean.shape, generator=_rng(seed), dtype=clean.dtype) - 0.5)
     again = process.velocity_from_clean(now.noisy, process.clean_from_velocity(now.noisy, slow, t), t)
     require_close(again, slow, tolerance=20 * accuracy, what="velocity -> clean -> velocity")
-    still = process.advance(now.noisy, now.target, torch.zeros(size))
+    still = process.advance(now.noisy, now.target, torch.zeros_like(step))
     require_close(still, now.noisy, tolerance=accuracy, what="advance by no time")
 
 

@@ -1,4 +1,4 @@
-"""What a training run is told: optimisation settings, the recipe file that holds them, and the learning rate they give."""
+"""What a training run is told: optimisation settings, the recipe file that holds them, and the learning rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TrainConfig:
     """Settings of a run; the defaults train the default model.
 
     Attributes:
-        batch_size: crystals in a step, over all devices together.
+        batch_size: crystals in a step of one device.
         learning_rate: the constant rate between warm-up and decay.
         warmup_steps: steps over which the rate rises linearly from 0.
         decay_share: last share of the run over which the rate falls linearly to `final_rate`.
@@ -131,8 +131,8 @@ def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe from YAML, strictly.
 
     Raises:
-        ConfigError: where there is no such file, it is not YAML, a key is unknown (the nearest known one is named), or a
-            value is of the wrong type or out of range.
+        ConfigError: where there is no such file, it is not YAML, a key is unknown (the nearest known one is named), or
+            a value is of the wrong type or out of range.
     """
     import yaml
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class AveragedWeights:
@@ -24,7 +25,7 @@ class AveragedWeights:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step `step` (1 is the first)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._average, [value.detach() for value in model.parameters()], 1 - decay)
+        get_ema_multi_avg_fn(decay)(self._average, [value.detach() for value in model.parameters()], step)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

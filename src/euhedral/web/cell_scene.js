@@ -7,26 +7,36 @@ const cellScene = (() => {
   const vectors = (crystal) => [0, 3, 6].map((k) => crystal.cell.slice(k, k + 3).map((v) => v / 100));
 
   function draw(viewer, crystal, elements, filling) {
+    // An opaque ground: on a clear one the browser blends the edges of balls and letters with black.
+    viewer.setBackgroundColor(getComputedStyle(document.documentElement).getPropertyValue("--card").trim(), 1);
+    // The only lamp stands beside the eye; on a light ground, fog from before the crystal on lifts its black edges.
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    viewer.enableFog(dark ? { fogStart: 0.2, fogEnd: 2.6 } : { fogStart: -0.55, fogEnd: 3 });
     viewer.removeAllModels();
     viewer.removeAllShapes();
     viewer.removeAllLabels();
     const model = viewer.addModel();
     const atoms = crystal.numbers.map((number, i) => {
       const [x, y, z] = crystal.positions.slice(3 * i, 3 * i + 3).map((v) => v / 100);
-      return { elem: elements[number][0], serial: i, x, y, z, bonds: [], bondOrder: [] };
+      return { elem: elements[number][0], serial: i, x, y, z };
     });
-    for (let k = 0; k < crystal.bonds.length; k += 2) {
-      const [i, j] = [crystal.bonds[k], crystal.bonds[k + 1]];
-      atoms[i].bonds.push(j); atoms[i].bondOrder.push(1);
-      atoms[j].bonds.push(i); atoms[j].bondOrder.push(1);
-    }
     model.addAtoms(atoms);
     for (const number of new Set(crystal.numbers)) {
       const [symbol, color, radius, covalent] = elements[number];
-      const sphere = { radius: filling ? covalent : radius, color };
-      viewer.setStyle({ elem: symbol }, filling ? { sphere } : { sphere, stick: { radius: 0.085, color } });
+      viewer.setStyle({ elem: symbol }, { sphere: { radius: filling ? covalent : radius, color } });
+      if (!filling) halfBonds(viewer, crystal, atoms, symbol, color);
     }
     box(viewer, crystal);
+  }
+
+  // One shape for each element: a shape for each bond would be drawn one by one.
+  function halfBonds(viewer, crystal, atoms, symbol, color) {
+    const shape = viewer.addShape({ color });
+    for (let k = 0; k < crystal.bonds.length; k += 2)
+      for (const [i, j] of [[0, 1], [1, 0]].map((pair) => pair.map((m) => atoms[crystal.bonds[k + m]]))) {
+        const end = point((i.x + j.x) / 2, (i.y + j.y) / 2, (i.z + j.z) / 2);
+        if (i.elem === symbol) shape.addCylinder({ start: point(i.x, i.y, i.z), end, radius: 0.085, color });
+      }
   }
 
   function box(viewer, crystal) {
@@ -35,15 +45,16 @@ const cellScene = (() => {
     const text = style.getPropertyValue("--text").trim();
     const cell = vectors(crystal);
     const corner = (f) => [0, 1, 2].map((k) => cell.reduce((sum, v, i) => sum + (f[i] - 0.5) * v[k], 0));
+    const shape = viewer.addShape({ color });
     for (let axis = 0; axis < 3; axis++)
       for (const [u, v] of [[0, 0], [0, 1], [1, 0], [1, 1]]) {
         const from = [u, v]; from.splice(axis, 0, 0);
         const to = [u, v]; to.splice(axis, 0, 1);
-        viewer.addCylinder({ start: point(...corner(from)), end: point(...corner(to)), radius: 0.022, color, fromCap: 1, toCap: 1 });
+        shape.addCylinder({ start: point(...corner(from)), end: point(...corner(to)), radius: 0.022, color, fromCap: 1, toCap: 1 });
       }
-    cell.forEach((vector, axis) => {
-      const length = Math.hypot(...vector), end = corner([0, 1, 2].map((k) => Number(k === axis)));
-      const at = end.map((v, k) => v + (0.95 * vector[k]) / length);
+    cell.forEach((_, axis) => {
+      const end = corner([0, 1, 2].map((k) => Number(k === axis)));
+      const at = end.map((v) => v * (1 + 1.1 / Math.hypot(...end)));
       viewer.addLabel("abc"[axis], {
         position: point(...at), fontColor: text, fontSize: 13, backgroundOpacity: 0, alignment: "center", inFront: true,
       });
@@ -53,7 +64,9 @@ const cellScene = (() => {
   // The scale is measured on the screen, so that the turning cell takes exactly the place of its drawing.
   function place(viewer, host, crystal, rotation) {
     viewer.zoomTo();
-    const reach = Math.hypot(...vectors(crystal).flat()) + 6;
+    const [a, b, c] = vectors(crystal);
+    const half = [[1, 1], [1, -1], [-1, 1], [-1, -1]].map(([m, n]) => Math.hypot(...a.map((v, k) => v + m * b[k] + n * c[k])) / 2);
+    const reach = Math.max(...half) + 3;
     const wanted = crystal.scale * Math.min(host.clientWidth / WIDTH, host.clientHeight / HEIGHT);
     viewer.setView([0, 0, 0, viewer.getView()[3], ...rotation]);
     for (let pass = 0; pass < 3; pass++) {

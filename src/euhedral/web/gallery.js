@@ -13,7 +13,7 @@
   const toggle = (button) => button.setAttribute("aria-pressed", String(!isPressed(button)));
   let order = cards.map((_, index) => index);
   let viewer = null, host = null, broken = false;
-  let current = -1, slot = null, opened = -1, filling = false, pressed = null;
+  let current = -1, slot = null, opened = -1, filling = false, pressed = null, waiting = 0;
 
   // --- the viewer ---
   const webgl = () => {
@@ -32,8 +32,7 @@
     where.append(host);
     try {
       if (!webgl()) throw new Error("no WebGL");
-      viewer = $3Dmol.createViewer(host, { backgroundAlpha: 0, orthographic: true, antialias: true });
-      viewer.enableFog(false);
+      viewer = $3Dmol.createViewer(host, { orthographic: true, antialias: true });
     } catch { viewer = null; }
     if (!viewer) {
       broken = true;
@@ -92,7 +91,6 @@
   }
 
   // --- cards ---
-  let waiting = 0;
   list.addEventListener("pointerover", (event) => {
     const picture = event.target.closest(".picture");
     clearTimeout(waiting);
@@ -113,6 +111,7 @@
   function open(index) {
     const card = cards[index], crystal = crystals[index], link = card.querySelector(".cif");
     opened = index;
+    clearTimeout(waiting); // the pointer that pressed may also have begun to hover
     byId("large-formula").innerHTML = card.querySelector("h2").innerHTML; // escaped already
     dialog.querySelector(".name").textContent = crystal.name;
     dialog.querySelector("dl").replaceChildren(...card.querySelector("dl").cloneNode(true).children);
@@ -212,7 +211,8 @@
     });
     list.append(...order.map((index) => cards[index]));
   }
-  filter.addEventListener("input", update);
+  let typing = 0;
+  filter.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(update, cards.length > 200 ? 150 : 0); });
   choice.addEventListener("change", sort);
   reverse.addEventListener("click", () => { toggle(reverse); reverse.textContent = isPressed(reverse) ? "↓" : "↑"; sort(); });
   for (const chip of chips) chip.addEventListener("click", () => { toggle(chip); update(); });

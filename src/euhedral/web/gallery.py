@@ -22,7 +22,7 @@ from urllib.parse import quote
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.elements import COVALENT_RADII, SYMBOLS
 from euhedral.errors import CrystalError, OutputError
-from euhedral.web.picture import cell_label, draw_svg, element_color, svg_definitions, svg_scale
+from euhedral.web.picture import cell_label, draw_svg, element_color, lighter, svg_definitions, svg_scale
 from euhedral.web.scene import Scene, build_scene, drawn_radius
 
 _MISSING = "–"
@@ -92,7 +92,7 @@ def write_gallery(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
             file.write(page)
             file.flush()
             os.fsync(file.fileno())
@@ -115,8 +115,7 @@ def gallery_html(
     """The text of the page that `write_gallery` writes."""
     scenes, items, records = [], [], []
     for index, card in enumerate(cards):
-        crystal = _crystal(card)
-        scene = build_scene(crystal)
+        crystal, scene = _scene(card)
         svg = draw_svg(scene, label=cell_label(crystal, card.formula))
         elements = Counter(SYMBOLS[z] for z in crystal.species.tolist())
         scenes.append(scene)
@@ -124,7 +123,8 @@ def gallery_html(
         records.append(_record(card, scene, elements))
     numbers = sorted({int(z) for scene in scenes for z in scene.numbers})
     palette = {
-        z: [SYMBOLS[z], element_color(z), round(float(drawn_radius(z)), 3), COVALENT_RADII[z]] for z in numbers
+        z: [SYMBOLS[z], lighter(element_color(z), 0.1), round(float(drawn_radius(z)), 3), COVALENT_RADII[z]]
+        for z in numbers
     }
     viewer, program = _resource("vendor/3Dmol-min.js"), _resource("cell_scene.js") + _resource("gallery.js")
     return _fill(
@@ -171,13 +171,14 @@ def space_group_html(symbol: str, number: int = 0) -> str:
     return f'<span class="symbol" role="img" aria-label="{spoken}">{"".join(html)}</span>{suffix}'
 
 
-def _crystal(card: Card) -> CrystalBatch:
+def _scene(card: Card) -> tuple[CrystalBatch, Scene]:
     try:
-        if card.crystal is not None:
-            return card.crystal if len(card.crystal) != 1 else card.crystal.validate()
-        from euhedral.crystal.convert import from_cif
+        crystal = card.crystal
+        if crystal is None:
+            from euhedral.crystal.convert import from_cif
 
-        return from_cif(card.cif)
+            crystal = from_cif(card.cif)
+        return crystal, build_scene(crystal)
     except CrystalError as error:
         raise CrystalError(f"card {card.name!r} cannot be drawn: {error}") from error
 
@@ -195,9 +196,10 @@ def _card_html(index: int, card: Card, svg: str) -> str:
     # Quoting the colon leaves no scheme: whatever the text, the link stays within the folder of the page.
     link = f'<a class="cif" href="{quote(card.cif_file)}">CIF<span class="hidden"> of {escape(card.name)}</span></a>'
     return (
-        f'<li class="card" data-index="{index}"><div class="picture"><button class="open" type="button">{svg}</button>'
-        f'</div><div class="text"><div class="head"><h2>{formula_html(card.formula)}</h2>{link if card.cif_file else ""}'
-        f'</div><p class="name">{escape(card.name)}</p><dl>{rows}</dl></div></li>'
+        f'<li class="card" data-index="{index}">'
+        f'<div class="picture"><button class="open" type="button">{svg}</button></div><div class="text">'
+        f'<div class="head"><h2>{formula_html(card.formula)}</h2>{link if card.cif_file else ""}</div>'
+        f'<p class="name">{escape(card.name)}</p><dl>{rows}</dl></div></li>'
     )
 
 

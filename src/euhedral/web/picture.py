@@ -92,21 +92,23 @@ def svg_definitions(numbers: Iterable[int]) -> str:
     for number in sorted(set(numbers)):
         color = element_color(number)
         gradients.append(
-            f'<radialGradient id="e{number}" cx=".36" cy=".32" r=".72"><stop offset="0" stop-color="{_mix(color, 255, 0.72)}"/>'
-            f'<stop offset=".38" stop-color="{color}"/><stop offset="1" stop-color="{_mix(color, 0, 0.42)}"/></radialGradient>'
+            f'<radialGradient id="e{number}" cx=".36" cy=".32" r=".72">'
+            f'<stop offset="0" stop-color="{lighter(color, 0.72)}"/><stop offset=".38" stop-color="{color}"/>'
+            f'<stop offset="1" stop-color="{_mix(color, 0, 0.42)}"/></radialGradient>'
         )
         rules.append(f".a{number}{{fill:url(#e{number})}}.b{number}{{stroke:{_mix(color, 0, 0.14)}}}")
     style = (
         ".cell-picture path{fill:none}.cell-picture circle{stroke:#000;stroke-opacity:.38;stroke-width:.7}"
         ".cell-picture .e{stroke:var(--cell-front,#7d828a)}.cell-picture .k{stroke:var(--cell-back,#b4b8be)}"
         ".cell-picture .e,.cell-picture .k{stroke-linecap:round}"
-        ".cell-picture text{font:italic 11.5px Georgia,serif;text-anchor:middle;fill:currentColor;fill-opacity:.75}"
+        ".cell-picture text{font:italic 11.5px Georgia,serif;text-anchor:middle;fill:currentColor;"
+        "paint-order:stroke;stroke:var(--card,none);stroke-width:3px;stroke-linejoin:round}"
     )
     return f"<defs>{''.join(gradients)}</defs><style>{style}{''.join(rules)}</style>"
 
 
 def svg_scale(scene: Scene) -> float:
-    """Units of the picture per Å with which the whole scene fits into the frame, whichever part of it lies outermost."""
+    """Units of the picture per Å with which the whole scene fits into the frame, centred on the cell."""
     corners = np.array([[i, j, k] for i in (-0.5, 0.5) for j in (-0.5, 0.5) for k in (-0.5, 0.5)]) @ scene.cell
     points = np.concatenate([scene.positions, corners, axis_labels(scene)])
     extent = np.concatenate([scene.radii, np.full(8, 0.1), np.full(3, 0.25)])
@@ -117,8 +119,8 @@ def svg_scale(scene: Scene) -> float:
 def axis_labels(scene: Scene) -> Float[ndarray, "3 3"]:
     """Where the letters a, b and c stand: beyond the end of each lattice vector and of an atom that sits there."""
     ends = scene.origin + scene.cell
-    # Moved across the line of sight only: a points at the eye, and a step along it would leave its letter on the atom.
-    way = scene.cell * np.array([1.0, 1.0, 0.0])
+    # Onwards and away from the middle of the cell, but not towards the eye, where a step would not show.
+    way = (2 * ends + scene.cell) * np.array([1.0, 1.0, 0.0])
     way /= np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
     gap = [
         LABEL_GAP + float(np.max(np.where(np.linalg.norm(scene.positions - end, axis=1) < 0.5, scene.radii, 0.0)))
@@ -142,21 +144,23 @@ def cell_label(crystal: CrystalBatch, formula: str) -> str:
 
 def _bond_items(scene: Scene, scale: float) -> list[tuple[float, str, str]]:
     """Two half bonds a pair, each in the colour of its atom, from the surface of the ball to the middle."""
-    items = []
-    for i, j in scene.bonds.tolist():
-        for here, there in ((i, j), (j, i)):
-            start, way = scene.positions[here], scene.positions[there] - scene.positions[here]
-            share = 0.94 * float(scene.radii[here]) / float(np.linalg.norm(way))
-            if share < 0.5:
-                items.append(_segment(start + share * way, start + 0.5 * way, f"b{scene.numbers[here]}", scale))
-    return items
+    here, there = np.concatenate([scene.bonds, scene.bonds[:, ::-1]]).T
+    way = scene.positions[there] - scene.positions[here]
+    share = 0.94 * scene.radii[here] / np.linalg.norm(way, axis=1)
+    starts, ends = scene.positions[here] + share[:, None] * way, scene.positions[here] + 0.5 * way
+    kinds = [f"b{number}" for number in scene.numbers[here].tolist()]
+    return _segments(
+        starts[share < 0.5], ends[share < 0.5], [k for k, s in zip(kinds, share, strict=True) if s < 0.5], scale
+    )
 
 
 def _edge_items(scene: Scene, scale: float) -> list[tuple[float, str, str]]:
     """The twelve edges in short pieces without what lies inside a ball; those of the farthest corner are faint."""
-    corners = {(i, j, k): scene.origin + np.array([i, j, k]) @ scene.cell for i in (0, 1) for j in (0, 1) for k in (0, 1)}
+    corners = {
+        (i, j, k): scene.origin + np.array([i, j, k]) @ scene.cell for i in (0, 1) for j in (0, 1) for k in (0, 1)
+    }
     farthest = min(corners, key=lambda corner: corners[corner][2])
-    items = []
+    starts, ends, kinds = [], [], []
     for corner, start in corners.items():
         for axis in range(3):
             if corner[axis]:
@@ -166,9 +170,14 @@ def _edge_items(scene: Scene, scale: float) -> list[tuple[float, str, str]]:
             for low, high in _outside(start, scene.cell[axis], scene):
                 pieces = np.linspace(low, high, 1 + max(1, math.ceil(_EDGE_PARTS * (high - low))))
                 points = start + pieces[:, None] * scene.cell[axis]
-                shown = ~_on_bond((points[:-1] + points[1:]) / 2, scene)
-                items += [_segment(points[i], points[i + 1], kind, scale) for i in shown.nonzero()[0].tolist()]
-    return items
+                starts.append(points[:-1])
+                ends.append(points[1:])
+                kinds += [kind] * (len(points) - 1)
+    if not kinds:
+        return []
+    start, end = np.concatenate(starts), np.concatenate(ends)
+    shown = ~_on_bond((start + end) / 2, scene)
+    return _segments(start[shown], end[shown], [k for k, s in zip(kinds, shown, strict=True) if s], scale)
 
 
 def _on_bond(points: Float[ndarray, "n 3"], scene: Scene) -> Bool[ndarray, " n"]:
@@ -202,12 +211,16 @@ def _outside(start: Float[ndarray, " 3"], way: Float[ndarray, " 3"], scene: Scen
     return [part for part in [*parts, (position, 1.0)] if part[1] > part[0]]
 
 
-def _segment(
-    start: Float[ndarray, " 3"], end: Float[ndarray, " 3"], kind: str, scale: float
-) -> tuple[float, str, str]:
-    (x1, y1, z1), (x2, y2, z2) = start.tolist(), end.tolist()
-    data = f"M{_n(WIDTH / 2 + x1 * scale)} {_n(HEIGHT / 2 - y1 * scale)}L{_n(WIDTH / 2 + x2 * scale)} {_n(HEIGHT / 2 - y2 * scale)}"
-    return (z1 + z2) / 2, kind, data
+def _segments(
+    starts: Float[ndarray, "n 3"], ends: Float[ndarray, "n 3"], kinds: list[str], scale: float
+) -> list[tuple[float, str, str]]:
+    """Depth, class and path data of straight lines."""
+    to_page = np.array([scale, -scale, 1]), np.array([WIDTH / 2, HEIGHT / 2, 0])
+    lines = np.concatenate([starts * to_page[0] + to_page[1], ends * to_page[0] + to_page[1]], axis=1)
+    return [
+        ((z1 + z2) / 2, kind, f"M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}")
+        for (x1, y1, z1, x2, y2, z2), kind in zip(lines.tolist(), kinds, strict=True)
+    ]
 
 
 def _width(kind: str, scale: float) -> float:
@@ -216,6 +229,11 @@ def _width(kind: str, scale: float) -> float:
 
 def _n(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
+
+
+def lighter(color: str, share: float) -> str:
+    """A colour '#rrggbb' mixed with `share` of white."""
+    return _mix(color, 255, share)
 
 
 def _mix(color: str, target: int, share: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ YAW, PITCH = -24.0, 14.0
 """Degrees by which the cell is turned to the left, and seen from above."""
 
 FACE_TOLERANCE = 0.25
-"""Å from a face within which an atom is shown on the opposite face as well; generated atoms lie near a face, not on it."""
+"""Å from a face within which an atom is shown on the opposite one too; generated atoms lie near a face, not on it."""
 
 BOND_FACTOR = 1.2
 """Two atoms are joined up to this multiple of the sum of their covalent radii."""
@@ -49,7 +50,7 @@ class Scene:
     bonds: Int[ndarray, "bonds 2"]
     cell: Float[ndarray, "3 3"]
 
-    @property
+    @cached_property
     def radii(self) -> Float[ndarray, " shown"]:
         """Radius in Å at which each atom is drawn, (shown,)."""
         return drawn_radius(self.numbers)
@@ -105,7 +106,7 @@ def find_bonds(numbers: Int[ndarray, " n"], positions: Float[ndarray, "n 3"]) ->
 
 
 def _heights(cell: Float[ndarray, "3 3"]) -> Float[ndarray, " 3"]:
-    """Distance in Å between the two faces across each lattice vector; columns of the inverse are the reciprocal vectors."""
+    """Distance in Å between opposite faces, 1/|a*|, 1/|b*|, 1/|c*|: the reciprocal vectors are columns of the inverse."""
     return 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
 
 

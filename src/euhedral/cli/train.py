@@ -1,0 +1,138 @@
+"""`euhedral train` and `euhedral finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from euhedral.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from euhedral.train.config import Recipe
+
+FINETUNE_RATE = 2e-4
+
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the data's order and of all random numbers.")]
+MaxMinutes = Annotated[float | None, typer.Option(help="End after this many minutes of training, over all resumes.")]
+MaxEpochs = Annotated[int | None, typer.Option(help="End after this many passes over the data.")]
+BatchSize = Annotated[int | None, typer.Option(help="Crystals in a step of one device.")]
+LearningRate = Annotated[float | None, typer.Option(help="Rate between warm-up and decay.")]
+CheckpointMinutes = Annotated[float | None, typer.Option(help="Minutes between two saves of the whole state.")]
+Devices = Annotated[int | None, typer.Option(help="How many devices; 0 takes all GPUs, or one CPU process.")]
+Accelerator = Annotated[str | None, typer.Option(help="auto, cpu, gpu, ...")]
+Precision = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16 (mixed).")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", "--config", help="YAML with family, model and train.")]
+Validation = Annotated[Path | None, typer.Option("--val", help="Other crystals, for a validation loss.")]
+
+
+def train(
+    data: Annotated[Path | None, typer.Option(help="A store, CSV, or file, folder or zip of structures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; it must not hold one already.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    val: Validation = None,
+    recipe: RecipeFile = None,
+    seed: Seed = None,
+    max_minutes: MaxMinutes = None,
+    max_epochs: MaxEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    checkpoint_minutes: CheckpointMinutes = None,
+    devices: Devices = None,
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+) -> None:
+    """Train a model on your crystals, or go on with a run that stopped."""
+    changes: dict[str, Any] = {
+        "max_minutes": max_minutes,
+        "max_epochs": max_epochs,
+        "learning_rate": learning_rate,
+        "checkpoint_minutes": checkpoint_minutes,
+        "devices": devices,
+        "accelerator": accelerator,
+        "precision": precision,
+    }
+    from euhedral.train import run
+
+    if resume is not None:
+        fixed = {
+            "--data": data,
+            "--out": out,
+            "--val": val,
+            "--recipe": recipe,
+            "--seed": seed,
+            "--batch-size": batch_size,
+        }
+        given = [name for name, value in fixed.items() if value is not None]
+        if given:
+            raise ConfigError(f"--resume goes on with the run as it was started; leave out {', '.join(given)}")
+        console = _console()
+        _finished(run.resume(resume, console=console, **changes), console)
+        return
+    if data is None or out is None:
+        raise ConfigError("give --data PATH and --out RUN to start a run, or --resume RUN to go on with one")
+    console = _console()
+    chosen = _recipe(recipe, {**changes, "seed": seed, "batch_size": batch_size})
+    _finished(run.train(data, out, recipe=chosen, val=val, console=console), console)
+
+
+def finetune(
+    data: Annotated[Path, typer.Option(help="A store, CSV, or file, folder or zip of structures.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; it must not hold one already.")],
+    base: Annotated[
+        str, typer.Option("--from", help="Shipped weights by name, a checkpoint or a run folder.")
+    ] = "default",
+    val: Validation = None,
+    recipe: RecipeFile = None,
+    seed: Seed = None,
+    max_minutes: MaxMinutes = None,
+    max_epochs: MaxEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    checkpoint_minutes: CheckpointMinutes = None,
+    devices: Devices = None,
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+) -> None:
+    """Start from a trained model and go on training on your crystals; resume with `euhedral train --resume`."""
+    from euhedral.sample.generate import find_weights
+    from euhedral.train import run
+
+    changes: dict[str, Any] = {
+        "seed": seed,
+        "max_minutes": max_minutes,
+        "max_epochs": max_epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate if learning_rate is not None or recipe is not None else FINETUNE_RATE,
+        "checkpoint_minutes": checkpoint_minutes,
+        "devices": devices,
+        "accelerator": accelerator,
+        "precision": precision,
+    }
+    console = _console()
+    chosen = _recipe(recipe, changes)
+    _finished(run.train(data, out, recipe=chosen, val=val, base=find_weights(base), console=console), console)
+
+
+def _recipe(path: Path | None, changes: dict[str, Any]) -> Recipe:
+    from euhedral.train.config import Recipe, load_recipe
+
+    recipe = Recipe() if path is None else load_recipe(path)
+    return recipe.with_changes(**changes)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _finished(model: Path, console: Console) -> None:
+    from euhedral.train.run import process_rank
+
+    if process_rank() == 0:
+        console.print(f"model: {model}", highlight=False, soft_wrap=True)
+        console.print(f"try it: euhedral generate --model {model}", highlight=False, soft_wrap=True)
