@@ -147,6 +147,22 @@ def test_large_view_by_mouse_and_keyboard(gallery, browsers):
         assert max(red, green, blue) < 40, "dark where the system is dark"
 
 
+def test_the_viewer_follows_the_focus_although_the_mouse_rests_on_a_card(gallery, browsers):
+    with opened(gallery, browsers[True]) as page:
+        page.locator(".picture").nth(0).hover()
+        page.locator(".picture").nth(0).locator("canvas").wait_for()
+        page.locator("a.cif").nth(0).focus()
+        page.keyboard.press("Tab")
+        second = page.locator(".picture").nth(1)
+        second.locator("canvas").wait_for()
+        page.wait_for_timeout(500)
+        assert second.locator("canvas").count() == 1
+        before = second.screenshot()
+        page.keyboard.press("ArrowUp")
+        page.wait_for_timeout(200)
+        assert second.screenshot() != before
+
+
 def test_filter_order_and_legend(gallery, browsers):
     with opened(gallery, browsers[True]) as page:
         count(page, "60 crystals")

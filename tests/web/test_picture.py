@@ -111,7 +111,7 @@ def test_balls_are_the_orthographic_projection_from_back_to_front_and_stay_in_th
     one = random_crystal(drawn)
     scene, scale = build_scene(one), svg_scale(build_scene(one))
     root = ET.fromstring(crystal_svg(one))
-    found = [[float(c.get(k)) for k in ("cx", "cy", "r")] for c in root.findall(f"{SVG}circle")]
+    found = [[float(c.attrib[k]) for k in ("cx", "cy", "r")] for c in root.findall(f"{SVG}circle")]
     order = np.argsort(scene.positions[:, 2], kind="stable")
     expected = np.stack(
         [WIDTH / 2 + scene.positions[:, 0] * scale, HEIGHT / 2 - scene.positions[:, 1] * scale, scene.radii * scale], 1
@@ -130,9 +130,9 @@ def test_edges_end_at_the_surface_of_the_balls():
     scene, scale = build_scene(one), svg_scale(build_scene(one))
     seen = {"e": 0.0, "k": 0.0}
     for path in ET.fromstring(crystal_svg(one)).findall(f"{SVG}path"):
-        for line in re.findall(r"M(\S+) (\S+)L(\S+) (\S+?)(?=M|$)", path.get("d")):
+        for line in re.findall(r"M(\S+) (\S+)L(\S+) (\S+?)(?=M|$)", path.attrib["d"]):
             x1, y1, x2, y2 = map(float, line)
-            seen[path.get("class")] += np.hypot(x2 - x1, y2 - y1)
+            seen[path.attrib["class"]] += np.hypot(x2 - x1, y2 - y1)
     edges = np.hypot(*scene.cell[:, :2].T).sum() * scale * (1 - 2 * scene.radii[0] / 6)
     assert seen["k"] == pytest.approx(edges, rel=0.02)
     assert seen["e"] == pytest.approx(3 * edges, rel=0.02)
@@ -140,7 +140,7 @@ def test_edges_end_at_the_surface_of_the_balls():
 
 def test_bonds_hide_the_edges_they_run_along():
     root = ET.fromstring(crystal_svg(rock_salt()))
-    assert {path.get("class") for path in root.findall(f"{SVG}path")} == {"b11", "b17"}
+    assert {path.attrib["class"] for path in root.findall(f"{SVG}path")} == {"b11", "b17"}
 
 
 def test_svg_stands_alone_with_an_escaped_label():

@@ -13,7 +13,7 @@
   const toggle = (button) => button.setAttribute("aria-pressed", String(!isPressed(button)));
   let order = cards.map((_, index) => index);
   let viewer = null, host = null, broken = false;
-  let current = -1, slot = null, opened = -1, filling = false, pressed = null, waiting = 0;
+  let current = -1, slot = null, opened = -1, filling = false, pressed = null, waiting = 0, mouse = [];
 
   // --- the viewer ---
   const webgl = () => {
@@ -93,10 +93,13 @@
   // --- cards ---
   list.addEventListener("pointerover", (event) => {
     const picture = event.target.closest(".picture");
+    // An event without a movement comes from the page that changes under a resting mouse, as when the focus takes the viewer.
+    if (event.clientX === mouse[0] && event.clientY === mouse[1]) return;
     clearTimeout(waiting);
     if (!picture || event.pointerType === "touch" || event.buttons || dialog.open) return;
     waiting = setTimeout(() => show(Number(picture.parentNode.dataset.index), picture), 60);
   });
+  list.addEventListener("pointermove", (event) => { mouse = [event.clientX, event.clientY]; });
   list.addEventListener("focusin", (event) => {
     if (event.target.matches(".open:focus-visible")) show(Number(event.target.closest(".card").dataset.index), event.target.parentNode);
   });

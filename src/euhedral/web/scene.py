@@ -106,7 +106,7 @@ def find_bonds(numbers: Int[ndarray, " n"], positions: Float[ndarray, "n 3"]) ->
 
 
 def _heights(cell: Float[ndarray, "3 3"]) -> Float[ndarray, " 3"]:
-    """Distance in Å between opposite faces, 1/|a*|, 1/|b*|, 1/|c*|: the reciprocal vectors are columns of the inverse."""
+    """Distance in Å between opposite faces, 1/|a*|, 1/|b*|, 1/|c*|; reciprocal vectors are columns of the inverse."""
     return 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
 
 
