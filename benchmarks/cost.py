@@ -1,6 +1,6 @@
 """Sampling: time and peak memory against atom count and batch, each in a process of its own.
 
-    python benchmarks/cost.py --atoms 5 10 20 50 --batches 1 16 64 256
+python benchmarks/cost.py --atoms 5 10 20 50 --batches 1 16 64 256
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def main() -> None:
     for atoms in arguments.atoms:
         for batch in arguments.batches:
             command = [sys.executable, __file__, "--model", arguments.model, "--steps", str(arguments.steps)]
-            found = subprocess.run([*command, "--one", str(atoms), str(batch)], capture_output=True, text=True, check=True)
+            found = subprocess.run(
+                [*command, "--one", str(atoms), str(batch)], capture_output=True, text=True, check=True
+            )
             row = json.loads(found.stdout.splitlines()[-1])
             rate = batch / row["seconds"]
             print(

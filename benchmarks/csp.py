@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import torch
-from mp20 import DATA, open_store, subset
 
 from euhedral.evaluate.matching import match_pairs, summarize_matches
 from euhedral.models.joint_flow import JointFlow, with_sampling
 from euhedral.sample.generate import Generator
+from mp20 import DATA, open_store, subset
 
 
 def main() -> None:
@@ -44,7 +44,9 @@ def main() -> None:
     model.config = with_sampling(model.config, **changes)
     contents = [crystal.species.tolist() for crystal in reference]
     generator.predict(contents[:4], steps=2)
-    print(f"{len(reference)} crystals, {generator.device}, {torch.get_num_threads()} threads, sampling {model.config.sampling}")
+    print(
+        f"{len(reference)} crystals, {generator.device}, {torch.get_num_threads()} threads, sampling {model.config.sampling}"
+    )
     print("| steps | match rate % | RMSE | match % (published filter) | crystals/s |")
     print("|---:|---:|---:|---:|---:|")
     for steps in arguments.steps:

@@ -12,14 +12,13 @@ import json
 import time
 from pathlib import Path
 
-from mp20 import DATA, open_store, subset
-
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.evaluate.symmetry import summarize_symmetry
 from euhedral.evaluate.uniqueness import find_duplicates, known_formula_mask, reduced_formulas, unique_share
 from euhedral.evaluate.validity import assess, summarize_validity
 from euhedral.models.joint_flow import JointFlow, with_sampling
 from euhedral.sample.generate import Generator
+from mp20 import DATA, open_store, subset
 
 
 def judge(crystals: CrystalBatch, known: set[str], workers: int) -> dict[str, float]:
@@ -64,12 +63,16 @@ def main() -> None:
     seconds = time.perf_counter() - started
     ours = judge(crystals, known, arguments.workers)
     theirs = judge(subset(open_store(arguments.val), arguments.number, 0), known, arguments.workers)
-    print(f"{arguments.number} crystals, {arguments.steps} steps, {len(crystals) / seconds:.1f} crystals/s {changes or ''}")
+    print(
+        f"{arguments.number} crystals, {arguments.steps} steps, {len(crystals) / seconds:.1f} crystals/s {changes or ''}"
+    )
     print("| figure | generated | MP-20 val |\n|---|---:|---:|")
     for name, value in ours.items():
         print(f"| {name} | {value:.2f} | {theirs[name]:.2f} |")
     if arguments.save:
-        arguments.save.write_text(json.dumps({"generated": ours, "val": theirs, "seconds": seconds, "changes": changes}))
+        arguments.save.write_text(
+            json.dumps({"generated": ours, "val": theirs, "seconds": seconds, "changes": changes})
+        )
 
 
 if __name__ == "__main__":

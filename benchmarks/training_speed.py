@@ -19,18 +19,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cspnet_reference import ReferenceCSPNet
-from mp20 import DATA, open_store
 
+from cspnet_reference import ReferenceCSPNet
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.models.conditions import Conditions
 from euhedral.models.joint_flow import JointFlow, JointFlowConfig
 from euhedral.sample.generate import fast_precision
+from mp20 import DATA, open_store
 
 KEPT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
-def timed_steps(step: Callable[[CrystalBatch], torch.Tensor], model: torch.nn.Module, batches: list[CrystalBatch]) -> float:
+def timed_steps(
+    step: Callable[[CrystalBatch], torch.Tensor], model: torch.nn.Module, batches: list[CrystalBatch]
+) -> float:
     """Crystals per second over the batches."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     started = time.perf_counter()
@@ -55,7 +57,9 @@ def main() -> None:
     store, random = open_store(arguments.train), np.random.default_rng(0)
     counts = store.num_atoms
     sizes = random.choice(counts, size=4, replace=False)
-    batches = [store.crystals(np.sort(random.permutation(np.nonzero(counts == n)[0])[: arguments.batch])) for n in sizes]
+    batches = [
+        store.crystals(np.sort(random.permutation(np.nonzero(counts == n)[0])[: arguments.batch])) for n in sizes
+    ]
     ours, theirs, rng = JointFlow(JointFlowConfig()), ReferenceCSPNet(), torch.Generator().manual_seed(0)
 
     def our_step(batch: CrystalBatch) -> torch.Tensor:
@@ -72,7 +76,9 @@ def main() -> None:
         if round_number:  # the first warms up
             rows.append((*pair, pair[0] / pair[1]))
     print(f"atom counts {sorted(int(n) for n in sizes)}, batch {arguments.batch}, {torch.get_num_threads()} threads")
-    for name, values in zip(("ours, crystals/s", "reference, crystals/s", "ratio"), zip(*rows, strict=True), strict=True):
+    for name, values in zip(
+        ("ours, crystals/s", "reference, crystals/s", "ratio"), zip(*rows, strict=True), strict=True
+    ):
         print(f"{name}: median {statistics.median(values):.1f} (min {min(values):.1f}, max {max(values):.1f})")
     for name, model in (("ours", ours), ("reference", theirs)):
         print(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")

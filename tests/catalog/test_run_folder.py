@@ -143,7 +143,7 @@ def test_kill_9_leaves_whole_files_and_the_run_goes_on(tmp_path: Path, delay: fl
     process.stdout.close()
     assert json.loads((folder / SUMMARY).read_text())["status"] == "running"
     for file in (folder / CIFS).glob("*.cif"):
-        assert file.read_text().rstrip().splitlines()[-1].split()[0] in {"Na", "Cl"}
+        assert file.read_text().rstrip().splitlines()[-1].split()[1] in {"Na", "Cl"}
     if (folder / TABLE).exists():
         pyarrow.parquet.read_table(folder / TABLE)
     with RunFolder(folder, {"n": 500}, resume=True) as run:

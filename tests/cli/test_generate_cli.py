@@ -42,7 +42,7 @@ def test_one_command_gives_crystals_in_every_format(tmp_path: Path, tiny_checkpo
     assert pyarrow.parquet.read_table(folder / "crystals.parquet").num_rows == 3
     page = (folder / "index.html").read_text()
     assert "LiMnO" in page or "Li" in page
-    assert "src=\"http" not in page and "href=\"http" not in page
+    assert 'src="http' not in page and 'href="http' not in page
 
 
 def test_table_names_soft_conditions(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -89,7 +89,9 @@ def test_unknown_option_exits_with_2(tmp_path: Path) -> None:
 def test_interrupted_run_is_whole_and_goes_on(tmp_path: Path, tiny_checkpoint: Path, how: signal.Signals) -> None:
     words = ["generate", "-n", "400", "--steps", "30", "--batch", "2", "--seed", "5", "--model", str(tiny_checkpoint)]
     command = [sys.executable, "-m", "euhedral.cli.app", *words]
-    process = subprocess.Popen([*command, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
     log = tmp_path / "run" / "records.jsonl"
     deadline = time.time() + 60
     while not (log.exists() and log.stat().st_size) and time.time() < deadline:

@@ -136,14 +136,22 @@ def test_chemical_system() -> None:
 
 @pytest.mark.parametrize(
     ("text", "hint"),
-    [("", "empty"), ("-", "empty"), ("Li--O", "empty place"), ("Li-Li", "more than once"), ("Li-mn", "did you mean 'Mn'")],
+    [
+        ("", "empty"),
+        ("-", "empty"),
+        ("Li--O", "empty place"),
+        ("Li-Li", "more than once"),
+        ("Li-mn", "did you mean 'Mn'"),
+    ],
 )
 def test_chemical_system_errors(text: str, hint: str) -> None:
     with pytest.raises(RequestError, match=hint):
         parse_chemical_system(text)
 
 
-@pytest.mark.parametrize("given_", ["Li,Mn,O", "Li Mn O", "Li-Mn-O", "Li, Mn;O,", ["Li", "Mn", "O"], [3, 25, "O"], np.array([3, 25, 8])])
+@pytest.mark.parametrize(
+    "given_", ["Li,Mn,O", "Li Mn O", "Li-Mn-O", "Li, Mn;O,", ["Li", "Mn", "O"], [3, 25, "O"], np.array([3, 25, 8])]
+)
 def test_elements(given_: str | list[str | int]) -> None:
     assert parse_elements(given_) == {3, 25, 8}
 

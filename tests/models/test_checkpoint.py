@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import tiny_model
 from euhedral.errors import CheckpointError, ConfigError
 from euhedral.models import registry
 from euhedral.models.checkpoint import CONFIG, WEIGHTS, load_model, save_model

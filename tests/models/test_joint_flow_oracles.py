@@ -158,7 +158,7 @@ class JointOracle(PointOracle):
         weight = agrees * self.LAW
         logits = torch.full((*noisy.species.shape, 119), -60.0)
         for element in (3, 8):
-            share = (weight[:, :, None] * (self.STATES == element)).sum(1) / weight.sum(1, keepdim=True)
+            share = (weight[:, :, None] * (element == self.STATES)).sum(1) / weight.sum(1, keepdim=True)
             logits[..., element] = share.clamp_min(1e-20).log()
         zeros = torch.zeros_like(noisy.frac)
         return Prediction(frac=zeros, lattice=zeros.new_zeros(len(zeros), 6), species=logits, space_group=logits[:, 0])

@@ -53,7 +53,9 @@ def test_bad_values_are_named(values: Mapping[str, object], message: str) -> Non
 
 
 def test_unknown_families_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"unknown model family 'joint_flwo', did you mean 'joint_flow'\?; known: .*joint_flow"):
+    with pytest.raises(
+        ConfigError, match=r"unknown model family 'joint_flwo', did you mean 'joint_flow'\?; known: .*joint_flow"
+    ):
         registry.build("joint_flwo", {})
 
 

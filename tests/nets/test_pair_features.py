@@ -166,7 +166,9 @@ def test_jump_of_vector_sums_at_half_a_cell_is_that_of_the_images_exchanged(edge
     assert change(cubic(edge), 0.5 - EPSILON, 0.5 + EPSILON)["vectors"] <= 1.01 * bound + 5e-3
 
 
-@pytest.mark.parametrize(("edge", "radial", "vectors"), [(2.5, 1.5, 26.0), (4.0, 0.5, 4.5), (5.0, 0.02, 1.1), (8.0, 0.01, 0.01)])
+@pytest.mark.parametrize(
+    ("edge", "radial", "vectors"), [(2.5, 1.5, 26.0), (4.0, 0.5, 4.5), (5.0, 0.02, 1.1), (8.0, 0.01, 0.01)]
+)
 def test_jump_in_skewed_cells_shrinks_with_the_edge(edge: float, radial: float, vectors: float) -> None:
     # Measured: 1.37 and 24.2 at 2.5 Å, 0.34 and 4.2 at 4 Å, below 0.01 and 1.0 at 5 Å, nothing at 8 Å.
     jump = change(face_centered(edge), 0.5 - EPSILON, 0.5 + EPSILON)

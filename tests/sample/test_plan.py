@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
-from conftest import STATISTICS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import STATISTICS
 from euhedral.sample.plan import halves, plan, sample_request
 from euhedral.sample.request import Capabilities, GenerationRequest, resolve
 

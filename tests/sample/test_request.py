@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import STATISTICS
 
+from conftest import STATISTICS
 from euhedral.errors import RequestError
 from euhedral.sample.request import Capabilities, GenerationRequest, resolve
 

@@ -205,7 +205,9 @@ def test_max_minutes_ends_the_run(tiny_store: Path, tiny_recipe: MakeRecipe, tmp
     assert rows[-1]["learning_rate"] < 8e-4 * 0.5
 
 
-def test_small_batches_weigh_in_proportion(make_store: Callable[..., Path], tiny_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_small_batches_weigh_in_proportion(
+    make_store: Callable[..., Path], tiny_recipe: MakeRecipe, tmp_path: Path
+) -> None:
     store = make_store([2] * 3)
     norms = []
     for nominal in (3, 6):
@@ -328,7 +330,9 @@ def test_missing_data_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_lightning_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "lightning" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "lightning" else find(name, *rest)
+    )
     with pytest.raises(EuhedralError, match=r"pip install 'euhedral\[train\]'"):
         run.train(tmp_path, tmp_path / "run")
 

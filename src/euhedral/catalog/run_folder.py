@@ -32,7 +32,9 @@ class RunFolder:
         records: what was written so far, in the order of writing.
     """
 
-    def __init__(self, path: Path, request: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self, path: Path, request: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False
+    ) -> None:
         self.path = path
         self.records: list[CrystalRecord] = []
         self._request = dict(request)
@@ -145,9 +147,7 @@ class RunFolder:
         import pyarrow
         import pyarrow.parquet
 
-        rows = [
-            {**asdict(record), "cif": self.cif(record)} for record in sorted(self.records, key=lambda r: r.index)
-        ]
+        rows = [{**asdict(record), "cif": self.cif(record)} for record in sorted(self.records, key=lambda r: r.index)]
         buffer = io.BytesIO()
         schema = pyarrow.schema([(name, _ARROW[kind]()) for name, kind in _columns().items()])
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), buffer)
@@ -226,4 +226,6 @@ def _refused_writes(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write to {path}: {error.strerror or error}; what was written before is whole") from None
+        raise OutputError(
+            f"cannot write to {path}: {error.strerror or error}; what was written before is whole"
+        ) from None

@@ -144,9 +144,9 @@ def _finish(
     generator: Generator, resolved: ResolvedRequest, run: RunFolder, *, seconds: float, first: float | None
 ) -> dict[str, Any]:
     """Verify the constraints on what is on disk, and write summary and gallery."""
-    from euhedral.web.run_gallery import write_run_gallery
     from euhedral.catalog.versions import versions
     from euhedral.sample.constraints import verify
+    from euhedral.web.run_gallery import write_run_gallery
 
     groups = [record.space_group for record in sorted(run.records, key=lambda record: record.index)]
     shares = verify(resolved, run.crystals(), groups)

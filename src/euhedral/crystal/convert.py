@@ -33,7 +33,9 @@ def from_pymatgen(structures: Sequence[Structure]) -> CrystalBatch:
     crystals = []
     for index, structure in enumerate(structures):
         if not structure.is_ordered:
-            raise CrystalError(f"structure {index} has partially occupied sites; order it first (pymatgen transformations)")
+            raise CrystalError(
+                f"structure {index} has partially occupied sites; order it first (pymatgen transformations)"
+            )
         try:
             species = [int(site.specie.Z) for site in structure]
         except AttributeError:
@@ -46,9 +48,7 @@ def to_pymatgen(batch: CrystalBatch) -> list[Structure]:
     """One pymatgen Structure a crystal."""
     from pymatgen.core import Lattice, Structure
 
-    return [
-        Structure(Lattice(cell.numpy()), species.tolist(), frac.numpy()) for cell, frac, species in _plain(batch)
-    ]
+    return [Structure(Lattice(cell.numpy()), species.tolist(), frac.numpy()) for cell, frac, species in _plain(batch)]
 
 
 def from_ase(atoms: Sequence[Atoms]) -> CrystalBatch:

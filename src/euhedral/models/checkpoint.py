@@ -88,7 +88,9 @@ def load_model(folder: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path / CONFIG} does not describe a model: {error}") from None
     tensors, digest = _read_weights(path / WEIGHTS)
     _check_tensors(path, model, tensors)
-    model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in tensors.items()})
+    model.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    )
     return Checkpoint(model=model.eval(), meta=document.get("meta", {}), digest=digest, folder=path)
 
 
@@ -144,7 +146,9 @@ def _check_tensors(path: Path, model: GenerativeModel, tensors: Mapping[str, tor
     expected = model.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or extra:
-        raise CheckpointError(f"{path / WEIGHTS} does not fit its configuration: missing {missing[:3]}, extra {extra[:3]}")
+        raise CheckpointError(
+            f"{path / WEIGHTS} does not fit its configuration: missing {missing[:3]}, extra {extra[:3]}"
+        )
     for name, value in expected.items():
         if tensors[name].shape != value.shape:
             raise CheckpointError(

@@ -154,7 +154,9 @@ class JointFlow(GenerativeModel):
         species, conditions = request.species.to(device), request.conditions.to(device)
         size, count = species.shape
         palette = _Palette(
-            allowed=request.allowed.to(device), addable=request.addable.to(device), opens=request.open_elements.to(device)
+            allowed=request.allowed.to(device),
+            addable=request.addable.to(device),
+            opens=request.open_elements.to(device),
         )
         conditions = self._with_own_space_group(species, conditions, rng)
         frac = self.noise.frac.prior((size, count, 3), rng=rng).to(device)
@@ -252,7 +254,10 @@ class JointFlow(GenerativeModel):
 
     def _combine(self, terms: Mapping[str, Tensor]) -> LossTerms:
         weights = self.config.weights
-        total = sum((getattr(weights, name) * value for name, value in terms.items()), start=next(iter(terms.values())).new_zeros(()))
+        total = sum(
+            (getattr(weights, name) * value for name, value in terms.items()),
+            start=next(iter(terms.values())).new_zeros(()),
+        )
         return LossTerms(total=total, terms={name: value.detach() for name, value in terms.items()})
 
 

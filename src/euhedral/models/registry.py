@@ -51,7 +51,9 @@ def name_of(model: GenerativeModel) -> str:
     for name in names():
         if lookup(name)[1] is type(model):
             return name
-    raise ConfigError(f"{type(model).__name__} is not registered; add it to MODELS or as an {ENTRY_POINT_GROUP} entry point")
+    raise ConfigError(
+        f"{type(model).__name__} is not registered; add it to MODELS or as an {ENTRY_POINT_GROUP} entry point"
+    )
 
 
 def parse_config(config_class: type, values: Mapping[str, Any]) -> Any:

@@ -62,7 +62,9 @@ class Generator:
         try:
             self.capabilities = Capabilities.from_meta(meta)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint lacks the training statistics that requests need ({error!r})") from None
+            raise CheckpointError(
+                f"the checkpoint lacks the training statistics that requests need ({error!r})"
+            ) from None
 
     @classmethod
     def load(cls, name: str = "default", *, device: str = "auto") -> Generator:
@@ -236,4 +238,6 @@ def cpu_multiplies_bfloat16() -> bool:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate" in text
+    return (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate" in text
+    )

@@ -43,9 +43,7 @@ def conditions_of(batch: CrystalBatch, *, space_group: int = 0, seed: int = 0) -
     system[batch.owner, batch.species] = True
     properties = torch.randn(len(batch), len(PROPERTIES), generator=rng)
     properties[torch.rand(properties.shape, generator=rng) < 0.3] = float("nan")
-    return Conditions(
-        space_group=torch.full((len(batch),), space_group), properties=properties, chemical_system=system
-    )
+    return Conditions(space_group=torch.full((len(batch),), space_group), properties=properties, chemical_system=system)
 
 
 def free_request(crystals: int, atoms: int, *, steps: int = 4, **changes: Any) -> SampleRequest:

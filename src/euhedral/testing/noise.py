@@ -170,7 +170,9 @@ def check_reveal(process: MaskedSpecies, *, crystals: int = 64, atoms: int = 6, 
         require(torch.equal(after[known], noisy[known]), f"reveal of {count} changed a species that was known")
         new = (after != MASKED) & ~known
         expected = masked.clamp_max(count)
-        require(torch.equal(new.sum(1), expected), f"reveal of {count}: not every crystal got {count} (or what was left)")
+        require(
+            torch.equal(new.sum(1), expected), f"reveal of {count}: not every crystal got {count} (or what was left)"
+        )
         chosen = forbidden.gather(-1, after[..., None])[..., 0]
         require(not (chosen & new).any(), f"reveal of {count} chose a species of logit -inf")
 
