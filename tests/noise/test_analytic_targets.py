@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -53,7 +54,7 @@ def integrate(
     process: FlowProcess, value: Tensor, velocity: Callable[[Tensor, Tensor], Tensor], steps: int, *, power: float = 1.0
 ) -> Tensor:
     times = 1 - (1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)) ** power
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in itertools.pairwise(times):
         value = process.advance(value, velocity(value, now), (then - now).expand(len(value)))
     return value
 

@@ -277,7 +277,7 @@ def _image_candidates(difference: Tensor, lower: Tensor) -> Tensor:
 
 def _lower_triangle(cell: Tensor) -> tuple[Tensor, Tensor]:
     """Gram-Schmidt: lower triangle L and orthonormal rows Q with cell = L @ Q, (..., 3, 3) each; L33 may be negative."""
-    a, b, c = cell.unbind(-2)
+    a, b, _c = cell.unbind(-2)
     e1 = a / torch.linalg.norm(a, dim=-1, keepdim=True)
     b_across = b - (b * e1).sum(-1, keepdim=True) * e1
     e2 = b_across / torch.linalg.norm(b_across, dim=-1, keepdim=True)

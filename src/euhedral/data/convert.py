@@ -6,6 +6,7 @@ files have temporary names until they are complete: a conversion that is killed 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -124,7 +125,8 @@ def convert(
         raise OutputError(f"cannot write '{out}': {error.strerror or error}") from error
     finally:
         for path in temporary:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
     return result
 
 

@@ -6,6 +6,7 @@ A `Difference` says how far two values are apart in the eyes of a process: `eucl
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -68,7 +69,7 @@ def check_ends(process: NoiseProcess, clean: Tensor, difference: Difference, *, 
     size = clean.shape[0]
     start = process.corrupt(clean, torch.zeros(size), rng=_rng(seed)).noisy
     prior = process.prior(tuple(clean.shape), rng=_rng(seed + 1)).to(start.dtype)
-    chance = float(ks_2samp(start.flatten().numpy(), prior.flatten().numpy()).pvalue)
+    chance = float(ks_2samp(start.flatten().numpy(), prior.flatten().numpy()).pvalue)  # type: ignore
     require(chance > SIGNIFICANCE, f"corrupt at t = 0 is not the prior (Kolmogorov-Smirnov p = {chance:.2g})")
     other = process.corrupt(clean.flip(0), torch.zeros(size), rng=_rng(seed)).noisy
     require_close(other, start, tolerance=0.0, what="corrupt at t = 0 depends on the clean value")
@@ -118,7 +119,7 @@ def check_arrives(
     """Integrating `velocity_from_clean` from the prior in Euler steps ends at the clean value: paths are straight."""
     value = process.prior(tuple(clean.shape), rng=_rng(seed)).to(clean.dtype)
     times = torch.linspace(0, 1, steps + 1) ** 1.5
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in itertools.pairwise(times):
         t = now.expand(clean.shape[0])
         velocity = process.velocity_from_clean(value, clean, t)
         value = process.advance(value, velocity, (then - now).expand(clean.shape[0]))

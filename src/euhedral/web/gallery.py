@@ -123,7 +123,7 @@ def gallery_html(
         records.append(_record(card, scene, elements))
     numbers = sorted({int(z) for scene in scenes for z in scene.numbers})
     palette = {
-        z: [SYMBOLS[z], lighter(element_color(z), 0.1), round(float(drawn_radius(z)), 3), COVALENT_RADII[z]]
+        z: [SYMBOLS[z], lighter(element_color(z), 0.1), round(float(drawn_radius(z)), 3), COVALENT_RADII[z]]  # type: ignore
         for z in numbers
     }
     viewer, program = _resource("vendor/3Dmol-min.js"), _resource("cell_scene.js") + _resource("gallery.js")

@@ -89,7 +89,7 @@ def find_bonds(numbers: Int[ndarray, " n"], positions: Float[ndarray, "n 3"]) ->
 
     Two metals are not joined in a compound with a non-metal: the large radii of cations would join every neighbour.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import cKDTree  # type: ignore
 
     radii = _RADII[numbers]
     pairs = cKDTree(positions).query_pairs(2 * BOND_FACTOR * float(radii.max()), output_type="ndarray")
