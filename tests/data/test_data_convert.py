@@ -21,7 +21,6 @@ from euhedral.data.convert import ConversionReport, convert
 from euhedral.data.entries import Entry
 from euhedral.data.spool import ConvertedChunk
 from euhedral.data.store import CrystalStore
-from euhedral.data.workers import map_chunks
 from euhedral.errors import DataError, OutputError
 
 
@@ -113,19 +112,6 @@ def test_workers_give_the_same_store(small_csv: Path, tmp_path: Path, monkeypatc
     assert alone.failures == together.failures
     assert (tmp_path / "one.arrow").read_bytes() == (tmp_path / "two.arrow").read_bytes()
     assert dict(os.environ) == before
-
-
-def fragile(chunk: list[int], factor: int) -> list[int]:
-    """Work that takes its process down at one item."""
-    if 7 in chunk:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return [item * factor for item in chunk]
-
-
-def test_an_item_that_kills_its_worker_takes_no_other_with_it() -> None:
-    chunks = [[1, 2], [6, 7, 8], [9], [10, 11]]
-    found = list(map_chunks(fragile, chunks, (10,), workers=1 + 1, on_death=lambda chunk: [-item for item in chunk]))
-    assert [item for part in found for item in part] == [10, 20, 60, -7, 80, 90, 100, 110]
 
 
 def test_a_lost_entry_becomes_a_failure() -> None:

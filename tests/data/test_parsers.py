@@ -75,7 +75,7 @@ def test_poscar_mistakes_are_named(old: str, new: str, message: str) -> None:
 
 
 def test_a_flat_poscar_is_no_crystal() -> None:
-    with pytest.raises(CrystalError, match="volume|coordinate"):
+    with pytest.raises(CrystalError, match=r"volume|coordinate"):
         poscar(POSCAR.replace(" 0.5 0.5 0.0\n   B", " 0.5 0.0 0.5\n   B"))
 
 

@@ -376,7 +376,7 @@ def test_pymatgen_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "3", "{}", '{"a": 1}'])
 def test_json_that_holds_no_structures(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(DataError, match="not JSON|no structures"):
+    with pytest.raises(DataError, match=r"not JSON|no structures"):
         list(read(tmp_path / "x.json"))
 
 
