@@ -151,7 +151,7 @@ class JointOracle(PointOracle):
     """Exact conditionals of a joint law of three species, given those that are known."""
 
     STATES = torch.tensor(list(itertools.product((3, 8), repeat=3)))
-    LAW = torch.tensor([0.02, 0.2, 0.03, 0.1, 0.25, 0.05, 0.3, 0.05])
+    LAW = torch.tensor([0.02, 0.2, 0.03, 0.1, 0.25, 0.05, 0.3, 0.05], dtype=torch.float64)
 
     def forward(self, noisy: NoisyCrystals, context: Context) -> Prediction:
         agrees = ((noisy.species[:, None] == self.STATES) | (noisy.species[:, None] == 0)).all(-1)
@@ -159,7 +159,7 @@ class JointOracle(PointOracle):
         logits = torch.full((*noisy.species.shape, 119), -60.0)
         for element in (3, 8):
             share = (weight[:, :, None] * (element == self.STATES)).sum(1) / weight.sum(1, keepdim=True)
-            logits[..., element] = share.clamp_min(1e-20).log()
+            logits[..., element] = share.clamp_min(1e-20).log().float()
         zeros = torch.zeros_like(noisy.frac)
         return Prediction(frac=zeros, lattice=zeros.new_zeros(len(zeros), 6), species=logits, space_group=logits[:, 0])
 
@@ -173,7 +173,7 @@ def draw_species(steps: int, crystals: int = 6000) -> list[int]:
 
 
 def test_species_are_drawn_from_the_joint_law() -> None:
-    law = JointOracle.LAW.double()
+    law = JointOracle.LAW
     expected = (6000 * law / law.sum()).tolist()
     # Eight steps reveal one atom an evaluation: exact. One step reveals all of them from the same marginals: not.
     assert chisquare(draw_species(8), expected).pvalue > 1e-3

@@ -54,7 +54,7 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
-        self.scripts: list[tuple[dict[str, str], str]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.text: list[str] = []
         self._raw: str | None = None
         self.feed(text)
@@ -83,8 +83,8 @@ class Page(HTMLParser):
         return json.loads(next(text for attributes, text in self.scripts if attributes.get("id") == "data"))
 
 
-def page(*cards: Card, **options) -> Page:
-    return Page(gallery_html(cards, **({"title": "Crystals"} | options)))
+def page(*cards: Card, title: str = "Crystals", **options) -> Page:
+    return Page(gallery_html(cards, title=title, **options))
 
 
 def test_page_tells_what_the_card_holds():

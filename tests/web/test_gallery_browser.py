@@ -6,12 +6,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.web.gallery import Card, write_gallery
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the tests in a browser need the package playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -52,7 +56,7 @@ def gallery(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browsers() -> Iterator[dict[bool, sync_api.Browser]]:
+def browsers() -> Iterator[dict[bool, Browser]]:
     """One browser with WebGL in software (True) and one without any (False)."""
     with sync_api.sync_playwright() as playwright:
         launch = playwright.chromium.launch
@@ -63,7 +67,7 @@ def browsers() -> Iterator[dict[bool, sync_api.Browser]]:
 
 
 @contextmanager
-def opened(gallery: Path, browser: sync_api.Browser, **options) -> Iterator[sync_api.Page]:
+def opened(gallery: Path, browser: Browser, **options) -> Iterator[Page]:
     """A page of the gallery; leaving it checks that nothing was logged, requested or run that should not be."""
     noise: list[str] = []
     context = browser.new_context(**({"viewport": {"width": 1200, "height": 850}} | options))
@@ -80,11 +84,11 @@ def opened(gallery: Path, browser: sync_api.Browser, **options) -> Iterator[sync
     assert hacked is None
 
 
-def texts(page: sync_api.Page) -> list[str]:
+def texts(page: Page) -> list[str]:
     return page.locator(".card:visible h2").all_text_contents()
 
 
-def count(page: sync_api.Page, expected: str) -> None:
+def count(page: Page, expected: str) -> None:
     sync_api.expect(page.locator("#count")).to_have_text(expected)
 
 
@@ -111,7 +115,8 @@ def test_cells_turn_under_the_mouse_with_one_canvas_for_all(gallery, browsers):
         assert picture.locator("img.snapshot").count() == 1, "a cell that was turned keeps its view"
         scrolled = page.evaluate("scrollY")
         page.mouse.wheel(0, 300)
-        page.wait_for_function(f"scrollY > {scrolled}")
+        page.wait_for_timeout(500)
+        assert page.evaluate("scrollY") > scrolled, "the wheel scrolls the page over a card"
 
 
 def test_large_view_by_mouse_and_keyboard(gallery, browsers):

@@ -22,7 +22,7 @@ FCC = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
 
 
 def crystal(cell, frac, species) -> CrystalBatch:
-    cell = np.diag(np.full(3, float(cell))) if np.isscalar(cell) else np.asarray(cell, dtype=float)
+    cell = np.eye(3) * cell if isinstance(cell, float) else np.asarray(cell, dtype=float)
     return CrystalBatch.from_crystals([(torch.tensor(cell), torch.tensor(frac, dtype=torch.float64), species)])
 
 
@@ -51,7 +51,7 @@ def random_crystal(drawn) -> CrystalBatch:
     cell = cell_from_parameters(
         torch.tensor(lengths, dtype=torch.float64), torch.tensor(angles, dtype=torch.float64)
     ).numpy()
-    cell = cell @ Rotation.random(random_state=rng).as_matrix()
+    cell = cell @ Rotation.random(None, rng).as_matrix()
     count = int(rng.integers(1, 9))
     return crystal(cell, rng.random((count, 3)), rng.integers(1, 119, count).tolist())
 
@@ -96,7 +96,7 @@ def test_view_is_a_proper_rotation_and_does_not_depend_on_how_the_crystal_lies(d
     assert np.allclose(scene.cell @ scene.cell.T, cell @ cell.T)
     assert np.isclose(np.linalg.det(scene.cell), np.linalg.det(cell))
     assert abs(scene.cell[2, 0]) < 1e-9 and scene.cell[2, 1] > 0
-    turned = crystal(cell @ Rotation.random(random_state=1).as_matrix(), one.frac.numpy(), one.species.tolist())
+    turned = crystal(cell @ Rotation.random(None, 1).as_matrix(), one.frac.numpy(), one.species.tolist())
     assert np.allclose(build_scene(turned).positions, scene.positions, atol=1e-6)
 
 

@@ -19,6 +19,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.elements import COVALENT_RADII, SYMBOLS
 from euhedral.errors import CrystalError, OutputError
@@ -122,9 +124,10 @@ def gallery_html(
         items.append(_card_html(index, card, svg))
         records.append(_record(card, scene, elements))
     numbers = sorted({int(z) for scene in scenes for z in scene.numbers})
+    radii = drawn_radius(np.array(numbers, dtype=np.int64)).round(3).tolist()
     palette = {
-        z: [SYMBOLS[z], lighter(element_color(z), 0.1), round(float(drawn_radius(z)), 3), COVALENT_RADII[z]]  # type: ignore
-        for z in numbers
+        z: [SYMBOLS[z], lighter(element_color(z), 0.1), radius, COVALENT_RADII[z]]
+        for z, radius in zip(numbers, radii, strict=True)
     }
     viewer, program = _resource("vendor/3Dmol-min.js"), _resource("cell_scene.js") + _resource("gallery.js")
     return _fill(

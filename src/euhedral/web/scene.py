@@ -89,10 +89,10 @@ def find_bonds(numbers: Int[ndarray, " n"], positions: Float[ndarray, "n 3"]) ->
 
     Two metals are not joined in a compound with a non-metal: the large radii of cations would join every neighbour.
     """
-    from scipy.spatial import cKDTree  # type: ignore
+    from scipy.spatial import KDTree  # type: ignore
 
     radii = _RADII[numbers]
-    pairs = cKDTree(positions).query_pairs(2 * BOND_FACTOR * float(radii.max()), output_type="ndarray")
+    pairs = KDTree(positions).query_pairs(2 * BOND_FACTOR * float(radii.max()), output_type="ndarray")
     if not len(pairs):
         return np.zeros((0, 2), dtype=np.int64)
     i, j = pairs.T
