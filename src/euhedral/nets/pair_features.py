@@ -95,9 +95,29 @@ class PairFeatures(nn.Module):
         squared = cartesian.square().sum(-1)
         # Far enough that every Gaussian is zero there: leaves out the atom itself, not atoms that coincide.
         squared = squared.masked_fill((first == second)[:, None] & (self.images == 0).all(-1), 1e6)
-        distance = squared.sqrt()
-        radial = torch.stack(
-            [torch.exp((distance - c).square_().mul_(-0.5 / self._radial_width**2)).sum(-1) for c in self.centres], -1
-        )
+        radial = self._gaussians(squared.sqrt())
         vectors = [(torch.exp(squared * (-0.5 / s**2))[..., None, :] @ shifted)[..., 0, :] for s in self.vector_widths]
         return radial * 0.5, torch.cat(vectors, -1) * 4.0
+
+    def _gaussians(self, distance: Tensor) -> Tensor:
+        """Sums over the last axis of exp(-(d - c)^2 / 2 w^2), one for each centre; the centres are w apart.
+
+        Neighbouring Gaussians differ by a factor exp((d - c) / w - 1/2), so that one exponential a run of centres and
+        one for all runs replace one a centre: it took a tenth of the network's time.
+        """
+        width = self._radial_width
+        # Further out every Gaussian is zero; the bound keeps the factor finite.
+        distance = distance.clamp(max=self.centres[-1] + 7 * width)
+        growth = (distance / width).exp_()
+        sums = []
+        for k, centre in enumerate(self.centres):
+            if k % _RUN == 0:
+                offset = distance - centre
+                gaussian = (offset * offset).mul_(-0.5 / width**2).exp_()
+            else:
+                gaussian = gaussian.mul_(growth).mul_(math.exp(-self.centres[k - 1] / width - 0.5))
+            sums.append(gaussian.sum(-1))
+        return torch.stack(sums, -1)
+
+
+_RUN = 8
