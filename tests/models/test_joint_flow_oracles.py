@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
-from scipy.stats import chisquare
-from torch import Tensor, nn
+from scipy.stats import binomtest, chisquare
+from torch import nn
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import wrap_centered
 from euhedral.crystal.lattice import cell_from_log_symmetric, log_symmetric
 from euhedral.models.conditions import Conditions
-from euhedral.models.joint_flow import JointFlow, JointFlowConfig, with_sampling
+from euhedral.models.joint_flow import JointFlow, JointFlowConfig, annealed_step, with_sampling
 from euhedral.models.registry import parse_config
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.noise.torus import without_mean
@@ -24,7 +26,9 @@ CONFIG = parse_config(JointFlowConfig, TINY_CONFIGS["joint_flow"])
 
 
 def model_with(net: nn.Module, **sampling: float) -> JointFlow:
-    model = JointFlow(with_sampling(CONFIG, **sampling))
+    """A model around a given network that samples plainly, one evaluation a step, but for the options given."""
+    plain = {"species_guidance": 1.0, "space_group_first": False, "species_lead": 0.5}
+    model = JointFlow(with_sampling(CONFIG, **plain | sampling))
     model.net = net  # pyright: ignore[reportAttributeAccessIssue]
     return model
 
@@ -164,6 +168,17 @@ class JointOracle(PointOracle):
         return Prediction(frac=zeros, lattice=zeros.new_zeros(len(zeros), 6), species=logits, space_group=logits[:, 0])
 
 
+def test_species_drawn_before_the_path_are_known_on_all_of_it() -> None:
+    recorder = Recorder()
+    model = model_with(recorder, species_lead=0.0)
+    species = torch.tensor([[3, 0, 0], [11, 17, 0]])
+    batch = model.sample(free_request(2, 3, species=species, steps=4), rng=torch.Generator().manual_seed(9))
+    known = [noisy.known.mul(3).round().int().tolist() for noisy, _ in recorder.shown]
+    assert known == [[1, 2], [2, 3]] + [[3, 3]] * 4
+    assert [float(noisy.time[0]) for noisy, _ in recorder.shown] == [0, 0, 0, 0.25, 0.5, 0.75]
+    assert torch.equal(batch.species.view(2, 3), recorder.shown[-1][0].species)
+
+
 def draw_species(steps: int, crystals: int = 6000) -> list[int]:
     target = CrystalBatch.concat([random_crystals([3], rng=torch.Generator().manual_seed(0))] * crystals)
     request = free_request(crystals, 3, steps=steps, allowed=elements_mask(crystals, [3, 8, 26]))
@@ -229,41 +244,109 @@ def contexts(recorder: Recorder) -> list[list[int]]:
     return [context.space_group.tolist() for _, context in recorder.shown]
 
 
+@pytest.mark.parametrize("hidden", [0.0, -0.4])
+@pytest.mark.parametrize("given", [1, 0])
+def test_guidance_toward_the_composition_extrapolates_from_hidden_species(given: int, hidden: float) -> None:
+    class Seeing(nn.Module):
+        """Lattice velocity 1 where species are shown, `hidden` where they are not."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.shown: list[NoisyCrystals] = []
+
+        def forward(self, noisy: NoisyCrystals, context: Context) -> Prediction:
+            self.shown.append(noisy)
+            size, count = noisy.species.shape
+            seen = (noisy.species > 0).any(1)
+            velocity = torch.where(seen, 1.0, hidden)[:, None].expand(size, 6)
+            return Prediction(
+                frac=torch.zeros(size, count, 3),
+                lattice=velocity,
+                species=torch.zeros(size, count, 119),
+                space_group=torch.zeros(size, 231),
+            )
+
+    net = Seeing()
+    model = model_with(net, species_guidance=1.5, guidance_until=0.5)
+    species = torch.tensor([[3, 8], [11, 17]]) * torch.tensor([1, given])
+    batch = model.sample(free_request(2, 2, species=species, steps=4), rng=torch.Generator().manual_seed(8))
+    lattice = (log_symmetric(batch.cell, batch.num_atoms) - model.lattice_mean) / model.lattice_std
+    guided = hidden + 1.5 * (1 - hidden)
+    torch.testing.assert_close(lattice, net.shown[0].lattice + 0.5 * guided + 0.5, atol=1e-4, rtol=0)
+    assert len(net.shown) == 6, "two evaluations a step for half of the path, then one"
+    masked = [not noisy.species.any() and not noisy.known.any() for noisy in net.shown]
+    assert masked == [False, True, False, True, False, False]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
-def test_a_space_group_of_its_own_is_asked_for(temperature: float) -> None:
-    species = torch.tensor([[3, 8], [11, 17]])
+@pytest.mark.parametrize("given", [1, 0])
+def test_a_space_group_of_its_own_is_asked_for(temperature: float, given: int) -> None:
+    species = torch.tensor([[3, 8], [11, 17]]) * torch.tensor([1, given])
     recorder = Recorder(space_group=99)
-    model = model_with(recorder, space_group_temperature=temperature)
+    model = model_with(recorder, space_group_first=True, space_group_temperature=temperature)
     model.sample(free_request(2, 2, species=species, steps=3), rng=torch.Generator().manual_seed(9))
     first, _ = recorder.shown[0]
     assert first.time.tolist() == [0, 0]
-    assert first.known.tolist() == [1, 1]
+    assert first.known.tolist() == [1 / (2 - given)] * 2
     assert contexts(recorder) == [[0, 0]] + [[99, 99]] * 3
 
 
-def test_no_space_group_of_its_own_where_one_is_asked_or_species_are_open_or_it_is_off() -> None:
+def test_space_group_is_drawn_from_the_prediction_at_its_temperature() -> None:
+    class Torn(Recorder):
+        def forward(self, noisy: NoisyCrystals, context: Context) -> Prediction:
+            guess = super().forward(noisy, context)
+            guess.space_group.fill_(-60.0)
+            guess.space_group[:, 2], guess.space_group[:, 14] = math.log(0.2), math.log(0.8)
+            return guess
+
+    crystals = 2000
+    for temperature, share in ((1.0, 0.8), (0.5, 0.64 / 0.68)):
+        recorder = Torn()
+        model = model_with(recorder, space_group_first=True, space_group_temperature=temperature)
+        species = torch.tensor([[3, 8]]).repeat(crystals, 1)
+        model.sample(free_request(crystals, 2, species=species, steps=1), rng=torch.Generator().manual_seed(3))
+        drawn = contexts(recorder)[1]
+        assert set(drawn) == {2, 14}
+        assert binomtest(drawn.count(14), crystals, share).pvalue > 1e-3
+
+
+def test_a_space_group_drawn_for_a_property_is_no_part_of_its_guidance() -> None:
     species = torch.tensor([[3, 8], [11, 17]])
-    asked = Conditions(
-        space_group=torch.tensor([12, 12]),
-        properties=Conditions.unknown(2).properties,
-        chemical_system=Conditions.unknown(2).chemical_system,
-    )
-    for temperature, given, conditions, expected in (
-        (0.0, species, asked, 12),
-        (0.0, species * torch.tensor([1, 0]), Conditions.unknown(2), 0),
-        (-1.0, species, Conditions.unknown(2), 0),
-    ):
+    asked = Conditions.unknown(2)
+    asked.properties[:, 0] = -1.0
+    recorder = Recorder(space_group=99)
+    model = model_with(recorder, space_group_first=True)
+    request = free_request(2, 2, species=species, conditions=asked, guidance=2.0, steps=1)
+    model.sample(request, rng=torch.Generator().manual_seed(9))
+    (_, drawing), (_, guided), (_, free) = recorder.shown
+    assert drawing.has_property[:, 0].all() and not drawing.space_group.any()
+    assert guided.has_property[:, 0].all() and guided.space_group.tolist() == [99, 99]
+    assert not free.has_property.any() and free.space_group.tolist() == [99, 99]
+
+
+def test_no_space_group_of_its_own_where_one_is_asked_or_it_is_off() -> None:
+    species = torch.tensor([[3, 8], [11, 17]])
+    asked = replace(Conditions.unknown(2), space_group=torch.tensor([12, 12]))
+    for first, conditions, expected in ((True, asked, 12), (False, Conditions.unknown(2), 0)):
         recorder = Recorder(space_group=99)
-        request = free_request(2, 2, species=given, conditions=conditions, steps=2)
-        model = model_with(recorder, space_group_temperature=temperature)
+        model = model_with(recorder, space_group_first=first)
+        request = free_request(2, 2, species=species, conditions=conditions, steps=2)
         model.sample(request, rng=torch.Generator().manual_seed(9))
         assert contexts(recorder) == [[expected] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "annealing", "step"), [(0.0, 0.1, 5, 0.1), (0.5, 0.6, 5, 0.35), (0.9, 1.0, 5, 0.1)]
+)
+def test_annealed_steps_never_overshoot(now: float, then: float, annealing: float, step: float) -> None:
+    assert annealed_step(now, then, annealing) == pytest.approx(step)
 
 
 def test_space_group_logits_ask_at_the_start_of_time() -> None:
     recorder = Recorder(space_group=62)
     species = torch.tensor([[3, 8, 8], [11, 17, 17]])
-    logits: Tensor = model_with(recorder).space_group_logits(species, rng=torch.Generator().manual_seed(0))
+    model, rng = model_with(recorder), torch.Generator().manual_seed(0)
+    logits = model.space_group_logits(species, Conditions.unknown(2), rng=rng)
     assert logits.shape == (2, 231)
     assert logits.argmax(1).tolist() == [62, 62]
     ((noisy, context),) = recorder.shown

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
+from euhedral.crystal.geometry import smallest_distance
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.sample.constraints import verify
-from euhedral.sample.generate import Generator, find_weights, pick_device
+from euhedral.sample.generate import REDRAWS, Generator, find_weights, pick_device
 from euhedral.sample.request import GenerationRequest
 
 
@@ -70,6 +72,39 @@ def test_memory_exhausted_halves_the_batch(tiny_generator: Generator, monkeypatc
     stream = tiny_generator.stream(GenerationRequest(n=9, num_atoms=4, steps=2), on_halved=halved.append)
     assert [i for chunk in stream for i in chunk.indices] == list(range(9))
     assert halved[0] == 4 and max(sizes) == 9
+
+
+def test_overlapping_atoms_are_drawn_again_and_nothing_else(
+    tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, asked = tiny_generator.model.sample, []
+
+    def overlapping(request, *, rng):  # type: ignore[no-untyped-def]
+        """Every crystal is an arbitrary one, but those of even position in the first two calls overlap."""
+        size, count = request.species.shape
+        asked.append(size)
+        batch = sample(request, rng=rng)
+        frac = torch.rand(size, 1, 3, generator=rng) + torch.linspace(0, 0.9, count)[None, :, None]
+        if len(asked) < 3:
+            frac[::2] = 0.25
+        return replace(batch, frac=frac.reshape(-1, 3) % 1, cell=8.0 * torch.eye(3).expand(size, 3, 3))
+
+    monkeypatch.setattr(tiny_generator.model, "sample", overlapping)
+    request = GenerationRequest(n=8, formula="KCl", z=1, steps=1)
+    (chunk,) = tiny_generator.stream(request)
+    assert asked == [8, 4, 2]
+    assert chunk.redrawn == 6
+    assert (smallest_distance(chunk.crystals) > 0.5).all()
+
+    def hopeless(request, *, rng):  # type: ignore[no-untyped-def]
+        asked.append(len(request.species))
+        return replace(sample(request, rng=rng), frac=torch.zeros(request.species.numel(), 3))
+
+    asked.clear()
+    monkeypatch.setattr(tiny_generator.model, "sample", hopeless)
+    (chunk,) = tiny_generator.stream(request)
+    assert len(chunk.crystals) == 8
+    assert asked == [8] * (1 + REDRAWS)
 
 
 def test_other_errors_are_not_taken_for_memory(tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

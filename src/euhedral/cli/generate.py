@@ -40,7 +40,7 @@ def generate(
         typer.Option("--property", help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap."),
     ] = None,
     guidance: Annotated[float, typer.Option(help="Strength toward soft conditions; 1 is plain conditioning.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Network evaluations per crystal.")] = 50,
+    steps: Annotated[int, typer.Option(help="Steps along the path; the network is evaluated twice a step.")] = 25,
     seed: Annotated[int, typer.Option(help="The same seed on the same machine gives the same crystals.")] = 0,
     model: Annotated[str, typer.Option(help="Shipped weights by name, or a checkpoint folder.")] = "default",
     out: Annotated[
@@ -85,8 +85,8 @@ def generate(
     folder = out or free_folder(Path.cwd(), "crystals")
     asked = {**request.to_json(), "model": model, "weights": generator.digest, "batch": batch}
     with RunFolder(folder, json.loads(json.dumps(asked)), overwrite=overwrite, resume=resume) as run:
-        first = _write_all(generator, request, run, console, batch=batch, started=started)
-        summary = _finish(generator, resolved, run, seconds=time.time() - started, first=first)
+        first, redrawn = _write_all(generator, request, run, console, batch=batch, started=started)
+        summary = _finish(generator, resolved, run, seconds=time.time() - started, first=first, redrawn=redrawn)
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
     else:
@@ -121,12 +121,13 @@ def parse_atom_range(text: str | None) -> int | tuple[int, int] | None:
 
 def _write_all(
     generator: Generator, request: GenerationRequest, run: RunFolder, console: Console, *, batch: int, started: float
-) -> float | None:
-    """Draw and write every crystal; returns the seconds until the first was on disk."""
+) -> tuple[float | None, int]:
+    """Draw and write every crystal; returns the seconds until the first was on disk, and how many were drawn again."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     first: float | None = None
+    redrawn = 0
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("crystals", total=request.n, completed=len(run.written))
 
@@ -135,13 +136,20 @@ def _write_all(
 
         for chunk in generator.stream(request, batch=batch, skip=run.written, on_halved=say_halved):
             run.add(chunk.crystals, chunk.indices)
+            redrawn += chunk.redrawn
             first = first if first is not None else time.time() - started
             progress.update(task, completed=len(run.written))
-    return first
+    return first, redrawn
 
 
 def _finish(
-    generator: Generator, resolved: ResolvedRequest, run: RunFolder, *, seconds: float, first: float | None
+    generator: Generator,
+    resolved: ResolvedRequest,
+    run: RunFolder,
+    *,
+    seconds: float,
+    first: float | None,
+    redrawn: int,
 ) -> dict[str, Any]:
     """Verify the constraints on what is on disk, and write summary and gallery."""
     from euhedral.catalog.versions import versions
@@ -153,6 +161,7 @@ def _finish(
     facts: dict[str, Any] = {
         "constraints": {name: share.to_json() for name, share in shares.items()},
         "space_group_method": "moyopy, symprec 0.1 Å, on the unrelaxed crystals; a requested space group is a soft condition",
+        "redrawn_for_overlapping_atoms": redrawn,
         "seconds_total": round(seconds, 3),
         "seconds_to_first_crystal": None if first is None else round(first, 3),
         "device": str(generator.device),
@@ -185,6 +194,8 @@ def _print_table(console: Console, run: RunFolder, summary: dict[str, Any]) -> N
     console.print(table)
     if len(ordered) > ROWS_SHOWN:
         console.print(f"... and {len(ordered) - ROWS_SHOWN} more in crystals.parquet")
+    if again := summary["redrawn_for_overlapping_atoms"]:
+        console.print(f"{again} draws thrown away for overlapping atoms")
     for name, share in summary["constraints"].items():
         console.print(f"{name}: {share['met']} of {share['total']} ({share['kind']})")
     console.print(f"{summary['seconds_total']:.1f} s; open {run.path / 'index.html'} in a browser to turn the cells")

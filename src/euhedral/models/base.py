@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +36,7 @@ class SampleRequest:
         open_elements: how many elements of `addable`, outside `allowed`, each crystal takes in, (b,); see "Li-*-O".
         conditions: what is asked of each crystal.
         guidance: strength of classifier-free guidance toward the conditions; 1 is plain conditioning, 0 ignores them.
-        steps: evaluations of the network along the path.
+        steps: steps along the path, at least one evaluation of the network each.
     """
 
     species: Int[Tensor, "b n"]
@@ -45,7 +45,18 @@ class SampleRequest:
     open_elements: Int[Tensor, " b"]
     conditions: Conditions
     guidance: float = 1.0
-    steps: int = 50
+    steps: int = 25
+
+    def rows(self, index: Int[Tensor, " k"]) -> SampleRequest:
+        """The request for some of its crystals."""
+        return replace(
+            self,
+            species=self.species[index],
+            allowed=self.allowed[index],
+            addable=self.addable[index],
+            open_elements=self.open_elements[index],
+            conditions=self.conditions[index],
+        )
 
 
 class GenerativeModel(nn.Module, ABC):

@@ -49,6 +49,10 @@ class Conditions:
             chemical_system=self.chemical_system[index],
         )
 
+    def any_known(self) -> bool:
+        """Whether anything is known of any crystal."""
+        return bool((self.space_group > 0).any() or self.properties.isfinite().any() or self.chemical_system.any())
+
     def to(self, device: torch.device | str) -> Conditions:
         """Move to a device."""
         return Conditions(

@@ -39,20 +39,29 @@ class SamplingDefaults:
         frac_annealing: the velocity of coordinates is scaled by 1 + this * t (OMatG and FlowMM anneal likewise), but
             never moves them beyond the crystal that it points at.
         lattice_annealing: the same for the lattice.
-        species_lead: share of the path after which all species are known.
+        species_guidance: velocities are extrapolated from those of the same crystal with its species hidden:
+            hidden + this * (shown - hidden), which is classifier-free guidance (Ho and Salimans, 2022, Eq. 6) toward
+            the composition. 1 is off and costs one evaluation a step, else two.
+        guidance_until: time after which species guidance is not applied.
+        space_group_first: where no space group is asked for, one is drawn from the network's own prediction before
+            anything else, and asked for (as in MaskGXT).
+        space_group_temperature: divides the logits of that prediction where all species are given; where the model
+            chooses species, space groups are drawn as they are predicted.
+        species_lead: share of the path after which all species are known; 0 draws them before the path, one an
+            evaluation, so that the rest is structure prediction.
         species_temperature: divides the logits of species.
         schedule_power: time of step k of K is (k / K) ** this; below 1 spends the steps late.
-        space_group_temperature: where all species are given and no space group is asked for, one is drawn from the
-            network's own prediction at this temperature and asked for (the space group comes first, as in MaskGXT);
-            negative turns this off, 0 takes the most probable.
     """
 
     frac_annealing: float = 5.0
     lattice_annealing: float = 0.0
-    species_lead: float = 0.5
+    species_guidance: float = 2.0
+    guidance_until: float = 1.0
+    space_group_first: bool = True
+    space_group_temperature: float = 0.3
+    species_lead: float = 0.0
     species_temperature: float = 1.0
     schedule_power: float = 1.0
-    space_group_temperature: float = -1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +91,16 @@ class JointFlowConfig:
     condition_keep: float = 0.3
     weights: LossWeights = field(default_factory=LossWeights)
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """Conditions of every evaluation: with what the user asked for, and with the model's own choices alone."""
+
+    full: Context
+    own: Context
+    none: Context
+    strength: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,39 +171,43 @@ class JointFlow(GenerativeModel):
         `rng` lives on the CPU whatever the model's device, so that a seed gives the same noise everywhere.
         """
         device, options = self.lattice_mean.device, self.config.sampling
-        species, conditions = request.species.to(device), request.conditions.to(device)
+        species = request.species.to(device)
         size, count = species.shape
         palette = _Palette(
             allowed=request.allowed.to(device),
             addable=request.addable.to(device),
             opens=request.open_elements.to(device),
         )
-        conditions = self._with_own_space_group(species, conditions, rng)
+        asked = self._asked(request, rng)
         frac = self.noise.frac.prior((size, count, 3), rng=rng).to(device)
         lattice = self.noise.cell.prior((size, 6), rng=rng).to(device)
         masked_at_start = int((species == MASKED).sum(1).max()) if size else 0
-        times = torch.linspace(0, 1, request.steps + 1) ** options.schedule_power
         revealed = 0
+        if options.species_lead == 0:
+            species, revealed = self._draw_species(frac, lattice, species, palette, asked, rng), masked_at_start
+        times = torch.linspace(0, 1, request.steps + 1) ** options.schedule_power
         for now, then in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
             time = torch.full((size,), now, device=device)
-            known = (species != MASKED).float().mean(1)
-            noisy = self._noisy(frac, lattice, species, time, known)
-            guess = self._guided(noisy, conditions, request.guidance)
+            guess = self._guided(self._noisy(frac, lattice, species, time, _known_share(species)), asked)
             frac_step = annealed_step(now, then, options.frac_annealing)
             frac = self.noise.frac.advance(frac, guess.frac, torch.full_like(time, frac_step))
             lattice_step = annealed_step(now, then, options.lattice_annealing)
             lattice = self.noise.cell.advance(lattice, guess.lattice, torch.full_like(time, lattice_step))
-            due = min(masked_at_start, -int(-masked_at_start * then // options.species_lead))
-            for _ in range(due - revealed):
-                species, palette = self._reveal(species, guess.species, palette, rng)
-            revealed = max(revealed, due)
+            if revealed < masked_at_start:
+                due = min(masked_at_start, -int(-masked_at_start * then // options.species_lead))
+                for _ in range(due - revealed):
+                    species, palette = self._reveal(species, guess.species, palette, rng)
+                revealed = max(revealed, due)
         num_atoms = torch.full((size,), count, dtype=torch.int64, device=device)
         cell = cell_from_log_symmetric(lattice * self.lattice_std + self.lattice_mean, num_atoms)
         return CrystalBatch(frac=frac.reshape(-1, 3), cell=cell, species=species.reshape(-1), num_atoms=num_atoms)
 
     @torch.no_grad()
-    def space_group_logits(self, species: Tensor, *, rng: torch.Generator) -> Tensor:
-        """Logits of the space group given species alone (b, n), from the network at t = 0; (b, 231), index 0 unused."""
+    def space_group_logits(self, species: Tensor, conditions: Conditions, *, rng: torch.Generator) -> Tensor:
+        """Logits of the space group of crystals of which nothing but species (b, n; 0 unknown) and conditions is known.
+
+        From the network at t = 0; (b, 231), index 0 unused.
+        """
         device = self.lattice_mean.device
         size, count = species.shape
         noisy = self._noisy(
@@ -192,20 +215,26 @@ class JointFlow(GenerativeModel):
             self.noise.cell.prior((size, 6), rng=rng).to(device),
             species.to(device),
             torch.zeros(size, device=device),
-            torch.ones(size, device=device),
+            _known_share(species).to(device),
         )
-        return self.net(noisy, self._context(Conditions.unknown(size, device))).space_group
+        return self.net(noisy, self._context(conditions.to(device))).space_group
 
-    def _with_own_space_group(self, species: Tensor, conditions: Conditions, rng: torch.Generator) -> Conditions:
-        temperature = self.config.sampling.space_group_temperature
-        if temperature < 0 or bool((species == MASKED).any()) or bool((conditions.space_group > 0).any()):
-            return conditions
-        logits = self.space_group_logits(species, rng=rng)[:, 1:].double().cpu()
-        if temperature == 0:
-            drawn = logits.argmax(1)
-        else:
-            drawn = torch.multinomial((logits / temperature).softmax(1), 1, generator=rng)[:, 0]
-        return replace(conditions, space_group=(drawn + 1).to(species.device))
+    def _asked(self, request: SampleRequest, rng: torch.Generator) -> _Asked:
+        options, device = self.config.sampling, self.lattice_mean.device
+        conditions, strength = request.conditions.to(device), request.guidance
+        nothing = Conditions.unknown(len(conditions), device)
+        if strength == 0 or not conditions.any_known():
+            conditions, strength = nothing, 1.0
+        own = nothing
+        given = not bool((request.species == MASKED).any())
+        if options.space_group_first and not bool((conditions.space_group > 0).any()):
+            temperature = options.space_group_temperature if given else 1.0
+            logits = self.space_group_logits(request.species, conditions, rng=rng)[:, 1:].double().cpu()
+            groups = 1 + _draw(logits, temperature, rng).to(device)
+            conditions, own = replace(conditions, space_group=groups), replace(own, space_group=groups)
+        return _Asked(
+            full=self._context(conditions), own=self._context(own), none=self._context(nothing), strength=strength
+        )
 
     def _noisy(self, frac: Tensor, lattice: Tensor, species: Tensor, time: Tensor, known: Tensor) -> NoisyCrystals:
         size, count = species.shape
@@ -223,23 +252,30 @@ class JointFlow(GenerativeModel):
             chemical_system=conditions.chemical_system,
         )
 
-    def _guided(self, noisy: NoisyCrystals, conditions: Conditions, strength: float) -> Prediction:
-        """Classifier-free guidance (Ho and Salimans, 2022, Eq. 6): free + strength * (conditioned - free)."""
-        unknown = Conditions.unknown(len(conditions), noisy.frac.device)
-        asked = bool((conditions.space_group > 0).any() or torch.isfinite(conditions.properties).any())
-        asked = asked or bool(conditions.chemical_system.any())
-        if not asked or strength == 0:
-            return self.net(noisy, self._context(unknown))
-        conditioned = self.net(noisy, self._context(conditions))
-        if strength == 1:
-            return conditioned
-        free = self.net(noisy, self._context(unknown))
-        return Prediction(
-            frac=without_mean(free.frac + strength * (conditioned.frac - free.frac)),
-            lattice=free.lattice + strength * (conditioned.lattice - free.lattice),
-            species=free.species + strength * (conditioned.species - free.species),
-            space_group=free.space_group,
-        )
+    def _toward_request(self, noisy: NoisyCrystals, asked: _Asked) -> Prediction:
+        """Prediction with what the user asked for, guided by its strength; what the model chose itself is kept."""
+        guess = self.net(noisy, asked.full)
+        if asked.strength == 1:
+            return guess
+        return _extrapolate(self.net(noisy, asked.own), guess, asked.strength, species=True)
+
+    def _guided(self, noisy: NoisyCrystals, asked: _Asked) -> Prediction:
+        """Prediction guided toward what the user asked for, then toward the composition; see `SamplingDefaults`."""
+        guess, options = self._toward_request(noisy, asked), self.config.sampling
+        if options.species_guidance == 1 or float(noisy.time[0]) >= options.guidance_until:
+            return guess
+        blank = replace(noisy, species=torch.full_like(noisy.species, MASKED), known=torch.zeros_like(noisy.known))
+        return _extrapolate(self.net(blank, asked.none), guess, options.species_guidance, species=False)
+
+    def _draw_species(
+        self, frac: Tensor, lattice: Tensor, species: Tensor, palette: _Palette, asked: _Asked, rng: torch.Generator
+    ) -> Tensor:
+        """All species at t = 0, one atom of each crystal an evaluation."""
+        time = torch.zeros(len(species), device=species.device)
+        while bool((species == MASKED).any()):
+            noisy = self._noisy(frac, lattice, species, time, _known_share(species))
+            species, palette = self._reveal(species, self._toward_request(noisy, asked).species, palette, rng)
+        return species
 
     def _reveal(
         self, species: Tensor, logits: Tensor, palette: _Palette, rng: torch.Generator
@@ -261,6 +297,27 @@ class JointFlow(GenerativeModel):
             start=next(iter(terms.values())).new_zeros(()),
         )
         return LossTerms(total=total, terms={name: value.detach() for name, value in terms.items()})
+
+
+def _extrapolate(free: Prediction, guided: Prediction, strength: float, *, species: bool) -> Prediction:
+    """free + strength * (guided - free), of species too or of the structure alone."""
+    return Prediction(
+        frac=without_mean(free.frac + strength * (guided.frac - free.frac)),
+        lattice=free.lattice + strength * (guided.lattice - free.lattice),
+        species=free.species + strength * (guided.species - free.species) if species else guided.species,
+        space_group=guided.space_group,
+    )
+
+
+def _draw(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
+    """One class of each row; the most probable at temperature 0."""
+    if temperature == 0:
+        return logits.argmax(1)
+    return torch.multinomial((logits / temperature).softmax(1), 1, generator=rng)[:, 0]
+
+
+def _known_share(species: Tensor) -> Tensor:
+    return (species != MASKED).float().mean(1)
 
 
 def annealed_step(now: float, then: float, annealing: float) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.geometry import smallest_distance
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.models.base import SampleRequest
 from euhedral.models.conditions import Conditions
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 DEFAULT_BATCH = 64
+OVERLAP = 0.5
+"""Distance in Å below which two atoms overlap: the bound of the field's structural validity (CDVAE)."""
+REDRAWS = 5
+"""How often a crystal with overlapping atoms is drawn again before it is given as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,10 +37,12 @@ class Chunk:
     Attributes:
         indices: position of each in the run.
         crystals: the crystals, float32, on the CPU.
+        redrawn: how many draws were thrown away since atoms overlapped.
     """
 
     indices: range
     crystals: CrystalBatch
+    redrawn: int = 0
 
 
 class Generator:
@@ -88,13 +95,13 @@ class Generator:
         return CrystalBatch.concat([chunk.crystals for chunk in chunks])
 
     def predict(
-        self, contents: Sequence[Sequence[int]], *, steps: int = 50, seed: int = 0, batch: int = DEFAULT_BATCH
+        self, contents: Sequence[Sequence[int]], *, steps: int = 25, seed: int = 0, batch: int = DEFAULT_BATCH
     ) -> CrystalBatch:
         """Predict one structure for each cell content, in order: structure prediction over a whole benchmark.
 
         Args:
             contents: atomic numbers of all atoms of each cell.
-            steps: network evaluations a crystal.
+            steps: steps along the path of the model.
             seed: seed of the run.
             batch: crystals at once.
 
@@ -157,7 +164,7 @@ class Generator:
             if done.issuperset(planned.indices):
                 continue
             try:
-                yield Chunk(indices=planned.indices, crystals=self._draw(resolved, planned))
+                yield self._draw(resolved, planned)
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error) or planned.size == 1:
                     raise
@@ -166,10 +173,22 @@ class Generator:
                 if on_halved is not None:
                     on_halved(first.size)
 
-    def _draw(self, resolved: ResolvedRequest, planned: PlannedBatch) -> CrystalBatch:
+    def _draw(self, resolved: ResolvedRequest, planned: PlannedBatch) -> Chunk:
+        """One batch; crystals whose atoms overlap are drawn again, with the seed's next numbers, a few times."""
         rng = torch.Generator().manual_seed(planned.seed)
+        request, redrawn = sample_request(resolved, planned), 0
         with fast_precision(self.device):
-            return self.model.sample(sample_request(resolved, planned), rng=rng).to("cpu")
+            crystals = self.model.sample(request, rng=rng).to("cpu")
+            for _ in range(REDRAWS):
+                bad = torch.nonzero(~(smallest_distance(crystals) > OVERLAP))[:, 0]
+                if not len(bad):
+                    break
+                redrawn += len(bad)
+                again = self.model.sample(request.rows(bad), rng=rng).to("cpu")
+                place = torch.arange(len(crystals))
+                place[bad] = len(crystals) + torch.arange(len(bad))
+                crystals = CrystalBatch.concat([crystals, again])[place]
+        return Chunk(indices=planned.indices, crystals=crystals, redrawn=redrawn)
 
 
 def _equal_runs(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -30,7 +30,7 @@ class GenerationRequest:
         space_group: 1 to 230; a soft condition.
         properties: targets by name of `PROPERTIES`, in their units; soft conditions.
         guidance: strength of guidance toward soft conditions; 1 is plain conditioning.
-        steps: network evaluations a crystal.
+        steps: steps along the path of the model; the default model evaluates its network twice a step.
         seed: the same seed on the same machine gives the same crystals.
     """
 
@@ -44,7 +44,7 @@ class GenerationRequest:
     space_group: int | None = None
     properties: Mapping[str, float] = field(default_factory=dict)
     guidance: float = 1.0
-    steps: int = 50
+    steps: int = 25
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
