@@ -177,7 +177,11 @@ def _element_table() -> NDArray[np.float64]:
 def _valence(element: object) -> list[float]:
     """Electrons and empty places of the outermost s, p, d and f shells, and the electrons of all of them."""
     outermost: dict[str, tuple[int, int]] = {}
-    for shell, kind, electrons in element.full_electronic_structure:  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        structure = element.full_electronic_structure  # pyright: ignore[reportAttributeAccessIssue]
+    except KeyError:  # pymatgen's table has no such entry for the heaviest elements
+        return [float("nan")] * (2 * len(_SHELL_CAPACITY) + 1)
+    for shell, kind, electrons in structure:
         if shell >= outermost.get(kind, (0, 0))[0]:
             outermost[kind] = (shell, electrons)
     period = max(shell for shell, _ in outermost.values())
