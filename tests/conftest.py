@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from euhedral.models.checkpoint import save_model
 from euhedral.models.joint_flow import JointFlow, JointFlowConfig
@@ -18,6 +19,10 @@ STATISTICS = {
     "num_atoms": {"1": 5, "2": 20, "3": 10, "4": 40, "5": 30, "6": 20, "8": 30, "10": 20, "12": 10},
     "num_atoms_by_space_group": {"225": {"2": 30, "4": 10}, "1": {"12": 5}},
 }
+
+# The time of one example says nothing on a shared machine.
+settings.register_profile("euhedral", deadline=None)
+settings.load_profile("euhedral")
 
 
 def tiny_model(seed: int = 0) -> JointFlow:

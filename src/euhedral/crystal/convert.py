@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from euhedral.crystal.elements import ATOMIC_NUMBERS, SYMBOLS
 from euhedral.crystal.formula import cell_formula, reduced_formula
 from euhedral.crystal.geometry import wrap
@@ -36,10 +36,9 @@ def from_pymatgen(structures: Sequence[Structure]) -> CrystalBatch:
             raise CrystalError(
                 f"structure {index} has partially occupied sites; order it first (pymatgen transformations)"
             )
-        try:
-            species = [int(site.specie.Z) for site in structure]
-        except AttributeError:
-            raise CrystalError(f"structure {index} holds a species that is not an element") from None
+        species = [int(getattr(site.specie, "Z", 0)) for site in structure]
+        if not all(1 <= z <= MAX_ATOMIC_NUMBER for z in species):
+            raise CrystalError(f"structure {index} holds a species that is not an element")
         crystals.append((structure.lattice.matrix.copy(), structure.frac_coords.copy(), species))
     return _checked(crystals)
 
@@ -110,7 +109,7 @@ def from_cif(text: str, *, limit_atoms: int = DEFAULT_LIMIT_ATOMS) -> CrystalBat
         structure = gemmi.make_small_structure_from_block(block)
     except (RuntimeError, ValueError, UnicodeError) as error:
         raise CrystalError(f"this is not a CIF that can be read: {str(error).splitlines()[0][:200]}") from None
-    cell = _cif_cell(structure)
+    cell = _cif_cell(block)
     sites = list(structure.sites)
     if not sites:
         raise CrystalError("the CIF has no atom sites with coordinates")
@@ -197,13 +196,23 @@ def _checked(crystals: Sequence[tuple[Any, Any, Any]]) -> CrystalBatch:
     return CrystalBatch.from_crystals(converted).validate()
 
 
-def _cif_cell(structure: Any) -> torch.Tensor:
-    parameters = torch.tensor(structure.cell.parameters, dtype=torch.float64)
+def _cif_cell(block: Any) -> torch.Tensor:
+    """Cell of a block; read here, since gemmi takes 1 Å for a length that is not known. Angles left out are 90 degrees."""
+    from gemmi import cif
+
+    tags = [f"_cell_length_{axis}" for axis in "abc"] + [f"_cell_angle_{name}" for name in ("alpha", "beta", "gamma")]
+    found = [block.find_value(tag) for tag in tags]
+    values = [
+        90.0 if text is None and "angle" in tag else cif.as_number(text or "?")
+        for tag, text in zip(tags, found, strict=True)
+    ]
+    parameters = torch.tensor(values, dtype=torch.float64)
+    usable = bool((parameters[:3] > 0).all() and ((parameters[3:] > 0) & (parameters[3:] < 180)).all())
     cell = cell_from_parameters(parameters[:3], parameters[3:])
-    volume = float(torch.linalg.det(cell).abs()) if bool(torch.isfinite(cell).all()) else math.nan
+    volume = float(torch.linalg.det(cell)) if usable and bool(torch.isfinite(cell).all()) else math.nan
     if not volume > SMALLEST_VOLUME:
-        values = ", ".join(f"{value:g}" for value in parameters.tolist())
-        raise CrystalError(f"the cell {values} has no volume or cannot be closed")
+        given = ", ".join(text or "missing" for text in found)
+        raise CrystalError(f"the cell {given} has no volume, is not known, or cannot be closed")
     return cell
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -107,6 +108,8 @@ def symmetry_dataset(crystal: CrystalBatch, symprec: float) -> tuple[MoyoDataset
     """
     import moyopy
 
+    # It warns of orbits in large cells, which nothing here reads.
+    logging.getLogger("moyo").setLevel(logging.ERROR)
     if not symprec > 0:
         raise CrystalError(f"the symmetry tolerance must be above 0 Å, not {symprec}")
     crystal = crystal.to("cpu").validate()
