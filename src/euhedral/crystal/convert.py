@@ -198,12 +198,12 @@ def _checked(crystals: Sequence[tuple[Any, Any, Any]]) -> CrystalBatch:
 
 def _cif_cell(block: Any) -> torch.Tensor:
     """Cell of a block; read here, since gemmi takes 1 Å for a length that is not known. Angles left out are 90 degrees."""
-    from gemmi import cif
+    import gemmi
 
     tags = [f"_cell_length_{axis}" for axis in "abc"] + [f"_cell_angle_{name}" for name in ("alpha", "beta", "gamma")]
     found = [block.find_value(tag) for tag in tags]
     values = [
-        90.0 if text is None and "angle" in tag else cif.as_number(text or "?")
+        90.0 if text is None and "angle" in tag else gemmi.cif.as_number(text or "?")
         for tag, text in zip(tags, found, strict=True)
     ]
     parameters = torch.tensor(values, dtype=torch.float64)

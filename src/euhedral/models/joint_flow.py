@@ -87,8 +87,8 @@ class JointFlowConfig:
     property_mean: tuple[float, ...] = (0.0,) * 3
     property_std: tuple[float, ...] = (1.0,) * 3
     prediction_share: float = 0.6
-    start_share: float = 0.05
-    condition_keep: float = 0.3
+    start_share: float = 0.08
+    condition_keep: float = 0.5
     weights: LossWeights = field(default_factory=LossWeights)
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
