@@ -45,7 +45,7 @@ class SampleRequest:
     open_elements: Int[Tensor, " b"]
     conditions: Conditions
     guidance: float = 1.0
-    steps: int = 25
+    steps: int = 24
 
     def rows(self, index: Int[Tensor, " k"]) -> SampleRequest:
         """The request for some of its crystals."""
