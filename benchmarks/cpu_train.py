@@ -7,13 +7,14 @@ averaged by the steps that each has taken (local SGD: Stich, ICLR 2019). Threads
 every operation, so that one busy core stalls them all; here it slows its own worker alone. Batches hold about
 `--atoms` atoms, so that steps take alike. The rate follows the clock: warm-up, constant, linear decay.
 
-RUN/state.pt is replaced every 90 seconds; the same command goes on from it, for `--hours` more, and a copy of it made
+RUN/state.safetensors is replaced every 90 seconds; the same command goes on from it, for `--hours` more, and a copy of it made
 before the decay can be trained further. RUN/model holds the averaged weights in float16, ready for `euhedral.load`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from euhedral.data.store import CrystalStore
@@ -53,15 +56,15 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     store = open_store(options.train)
     statistics = statistics_of(store, LabelTable(store), max_atoms=20)
-    state_file = options.out / "state.pt"
+    state_file = options.out / "state.safetensors"
     if not state_file.exists():
         torch.manual_seed(0)
         model = JointFlow(JointFlowConfig(**statistics.config_values()))  # type: ignore[arg-type]
         zeros = torch.zeros(sum(p.numel() for p in model.parameters()))
         weights = flattened(list(model.parameters()))
-        values = {"weights": weights, "moment_1": zeros, "moment_2": zeros, "average": weights.clone()}
+        values = {"weights": weights, "moment_1": zeros, "moment_2": zeros.clone(), "average": weights.clone()}
         keep(state_file, {**values, "steps": 0, "crystals": 0, "seconds": 0.0})
-    state = torch.load(state_file, weights_only=True)
+    state = load(state_file)
     shared = torch.stack([torch.cat([state[name] for name in ("weights", "moment_1", "moment_2")])] * options.workers)
     context = torch.multiprocessing.get_context("spawn")
     barrier, done = (
@@ -91,7 +94,7 @@ def work(
     """One worker; the first of them keeps the averaged weights and writes the state."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank % len(os.sched_getaffinity(0))]})
     torch.set_num_threads(1)
-    state = torch.load(options.out / "state.pt", weights_only=True)
+    state = load(options.out / "state.safetensors")
     model = JointFlow(JointFlowConfig(**values))
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
@@ -139,7 +142,7 @@ def work(
                 names = ("weights", "moment_1", "moment_2")
                 tensors = {name: part.clone() for name, part in zip(names, mean.chunk(3), strict=True)}
                 keep(
-                    options.out / "state.pt",
+                    options.out / "state.safetensors",
                     {**state, **tensors, "average": average, "seconds": state["seconds"] + time.time() - begun},
                 )
         steps, crystals, losses = 0, 0, []
@@ -181,13 +184,22 @@ def take_over(
 
 
 def keep(file: Path, state: dict[str, Any]) -> None:
-    torch.save(state, file.with_suffix(".partial"))
+    """Replace a state at once; numbers go into its header."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    numbers = {name: json.dumps(value) for name, value in state.items() if name not in tensors}
+    save_file(tensors, file.with_suffix(".partial"), metadata=numbers)
     os.replace(file.with_suffix(".partial"), file)
+
+
+def load(file: Path) -> dict[str, Any]:
+    with safe_open(file, "pt") as opened:
+        numbers = {name: json.loads(text) for name, text in opened.metadata().items()}
+        return {**{name: opened.get_tensor(name) for name in opened.keys()}, **numbers}  # noqa: SIM118
 
 
 def export(options: Any, statistics: Any) -> None:
     """Averaged weights as a checkpoint in float16."""
-    state = torch.load(options.out / "state.pt", weights_only=True)
+    state = load(options.out / "state.safetensors")
     model = JointFlow(JointFlowConfig(**statistics.config_values()))
     parameters = list(model.parameters())
     for p, value in zip(parameters, state["average"].split([p.numel() for p in parameters]), strict=True):
