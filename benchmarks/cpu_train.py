@@ -69,7 +69,7 @@ def main() -> None:
     context = torch.multiprocessing.get_context("spawn")
     barrier, done = (
         context.Barrier(options.workers),
-        torch.zeros(options.workers, 2, dtype=torch.float64).share_memory_(),
+        torch.zeros(options.workers, 3, dtype=torch.float64).share_memory_(),
     )
     begun = time.time()
     arguments = (options, store.path, statistics.config_values(), shared.share_memory_(), done, barrier, begun)
@@ -121,18 +121,11 @@ def work(
         if (time.time() - begun) / options.tick < ticks + 1:
             continue
         ticks = int((time.time() - begun) / options.tick)
-        moments = [optimizer.state[p] for p in parameters]
-        parts = [flattened([m[name] for m in moments]) for name in ("exp_avg", "exp_avg_sq")]
-        shared[rank].copy_(torch.cat([flattened(parameters), *parts]))
-        done[rank] = torch.tensor([steps, crystals])
-        barrier.wait()
-        shares, total = done[:, 0] / done[:, 0].sum(), done.sum(0).tolist()
-        mean = torch.einsum("w,wp->p", shares.float(), shared)
-        barrier.wait()
-        take_over(parameters, optimizer, mean)
+        done[rank] = torch.tensor([steps, crystals, now >= 1])
+        total, mean = synchronise(rank, parameters, optimizer, shared, done, barrier)
         state["crystals"] += int(total[1])
         average.lerp_(mean[: average.numel()], 1 - EMA_DECAY ** (total[0] / options.workers))
-        over = now >= 1
+        over = total[2] > 0  # the same for all, whatever their clocks say
         if rank == 0:
             print(
                 f"{state['crystals']} crystals, loss {np.mean(losses):.4f}, {total[1] / options.tick:.0f}/s", flush=True
@@ -148,6 +141,26 @@ def work(
         steps, crystals, losses = 0, 0, []
         if over:
             return
+
+
+def synchronise(
+    rank: int,
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    shared: Tensor,
+    done: Tensor,
+    barrier: Any,
+) -> tuple[list[float], Tensor]:
+    """Average weights and moments over the workers by their steps; sums of `done`, and the average."""
+    moments = [optimizer.state[p] for p in parameters]
+    parts = [flattened([m[name] for m in moments]) for name in ("exp_avg", "exp_avg_sq")]
+    shared[rank].copy_(torch.cat([flattened(parameters), *parts]))
+    barrier.wait()
+    shares, total = done[:, 0] / done[:, 0].sum(), done.sum(0).tolist()
+    mean = torch.einsum("w,wp->p", shares.float(), shared)
+    barrier.wait()
+    take_over(parameters, optimizer, mean)
+    return total, mean
 
 
 def batches(store: CrystalStore, atoms: int, random: np.random.Generator) -> Iterator[TrainingBatch]:
