@@ -55,7 +55,7 @@ class SamplingDefaults:
 
     frac_annealing: float = 5.0
     lattice_annealing: float = 0.0
-    species_guidance: float = 2.0
+    species_guidance: float = 1.5
     guidance_until: float = 1.0
     space_group_first: bool = True
     space_group_temperature: float = 0.3
