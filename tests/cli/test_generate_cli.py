@@ -87,7 +87,7 @@ def test_unknown_option_exits_with_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_run_is_whole_and_goes_on(tmp_path: Path, tiny_checkpoint: Path, how: signal.Signals) -> None:
-    words = ["generate", "-n", "120", "--steps", "30", "--batch", "2", "--seed", "5", "--model", str(tiny_checkpoint)]
+    words = ["generate", "-n", "60", "--steps", "8", "--batch", "2", "--seed", "5", "--model", str(tiny_checkpoint)]
     command = [sys.executable, "-m", "euhedral.cli.app", *words]
     process = subprocess.Popen(
         [*command, "--out", "run"],
@@ -106,12 +106,12 @@ def test_interrupted_run_is_whole_and_goes_on(tmp_path: Path, tiny_checkpoint: P
     assert b"Traceback" not in errors
     assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
     written = len(list((tmp_path / "run" / "cif").glob("*.cif")))
-    assert 0 < written < 120
+    assert 0 < written < 60
     resumed = euhedral(*words, "--out", "run", "--resume", "--json", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout)["crystals"] == 120
+    assert json.loads(resumed.stdout)["crystals"] == 60
     table = pyarrow.parquet.read_table(tmp_path / "run" / "crystals.parquet")
-    assert table.column("index").to_pylist() == list(range(120))
+    assert table.column("index").to_pylist() == list(range(60))
 
 
 def test_same_seed_writes_the_same_files(tmp_path: Path, tiny_checkpoint: Path) -> None:
