@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from euhedral.data.workers import THREAD_VARIABLES, map_chunks
+from euhedral.data.workers import THREAD_VARIABLES, _Pool, map_chunks
 
 
 def tenfold(chunk: list[int], factor: int) -> list[int]:
@@ -33,6 +33,20 @@ def test_an_item_that_kills_its_worker_takes_no_other_with_it() -> None:
     chunks = [[1, 2], [6, 7, 8], [9], [10, 11]]
     found = list(map_chunks(fragile, chunks, (10,), workers=2, on_death=lambda chunk: [-item for item in chunk]))
     assert [item for part in found for item in part] == [10, 20, 60, -7, 80, 90, 100, 110]
+
+
+def test_a_pool_that_broke_before_the_work_was_handed_over() -> None:
+    pool = _Pool(2)
+    try:
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(fragile, [7], 10).result()
+        late = pool.submit(fragile, [1], 10)
+        with pytest.raises(BrokenProcessPool):
+            late.result()
+        pool.renew()
+        assert pool.submit(fragile, [1], 10).result() == [10]
+    finally:
+        pool.close()
 
 
 def test_a_death_is_raised_where_nothing_stands_in_for_it() -> None:

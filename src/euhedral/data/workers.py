@@ -73,7 +73,13 @@ class _Pool:
         return ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
 
     def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        return self.executor.submit(function, *arguments)
+        """A future that has failed already where a worker died before the work could be handed over."""
+        try:
+            return self.executor.submit(function, *arguments)
+        except BrokenProcessPool as error:
+            failed: Future[Result] = Future()
+            failed.set_exception(error)
+            return failed
 
     def renew(self) -> None:
         self.close()

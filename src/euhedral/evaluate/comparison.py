@@ -138,10 +138,13 @@ class StructureComparer:
     def _running(self) -> subprocess.Popen[str]:
         if self._closed:
             raise EuhedralError("the comparison was closed")
-        if self._process is None or self._process.poll() is not None:
+        process = self._process  # `close` may be called by another thread at any moment
+        if process is None or process.poll() is not None:
             self._end()
-            self._process = _start_worker(self._tolerances)
-        return self._process
+            process = self._process = _start_worker(self._tolerances)
+            if self._closed:
+                self._end()
+        return process
 
     def _end(self) -> None:
         process, self._process = self._process, None

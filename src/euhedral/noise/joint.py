@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from euhedral.noise.base import FlowProcess
 from euhedral.noise.masked import MaskedSpecies
+from euhedral.noise.torus import TorusFlow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,6 @@ class JointNoise:
         species: process of atomic numbers (crystals, atoms).
     """
 
-    frac: FlowProcess
+    frac: TorusFlow
     cell: FlowProcess
     species: MaskedSpecies

@@ -21,9 +21,13 @@ class TorusFlow:
         """Uniform coordinates in [0, 1)."""
         return torch.rand(shape, generator=rng, device=device)
 
-    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator) -> Corrupted:
-        """Noisy coordinates at time t and the velocity without mean, both (crystals, atoms, 3)."""
-        start = torch.rand(clean.shape, generator=rng, device=clean.device, dtype=clean.dtype)
+    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
+        """Noisy coordinates at time t and the velocity without mean, both (crystals, atoms, 3).
+
+        `start` is the noise where it was paired with the crystals already (see `noise.alignment`), else it is drawn.
+        """
+        if start is None:
+            start = torch.rand(clean.shape, generator=rng, device=clean.device, dtype=clean.dtype)
         velocity = without_mean(wrap_centered(clean - start))
         return Corrupted(noisy=wrap(start + expand_time(t, clean) * velocity), target=velocity)
 
