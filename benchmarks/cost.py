@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--atoms", type=int, nargs="+", default=[5, 10, 20, 50])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64, 256])
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--val", type=Path, default=DATA / "mp_20" / "val.csv.gz")
     parser.add_argument("--number", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs="+", default=[24])
+    parser.add_argument("--steps", type=int, nargs="+", default=[7])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other SamplingDefaults")

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, default=DATA / "mp_20" / "train.csv.gz")
     parser.add_argument("--val", type=Path, default=DATA / "mp_20" / "val.csv.gz")
     parser.add_argument("--number", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)

@@ -55,7 +55,7 @@ def main() -> None:
     )
     parser.add_argument("--number", type=int, default=100, help="crystals a target and strength")
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0, 2.0, 4.0])
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="append one JSON line a row to this file")
     arguments = parser.parse_args()

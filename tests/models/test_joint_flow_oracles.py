@@ -27,7 +27,7 @@ CONFIG = parse_config(JointFlowConfig, TINY_CONFIGS["joint_flow"])
 
 def model_with(net: nn.Module, **sampling: float) -> JointFlow:
     """A model around a given network that samples plainly, one evaluation a step, but for the options given."""
-    plain = {"species_guidance": 1.0, "space_group_first": False, "species_lead": 0.5}
+    plain = {"species_guidance": 1.0, "space_group_first": False, "candidates": 1, "species_lead": 0.5}
     model = JointFlow(with_sampling(CONFIG, **plain | sampling))
     model.net = net  # pyright: ignore[reportAttributeAccessIssue]
     return model

@@ -40,7 +40,10 @@ def generate(
         typer.Option("--property", help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap."),
     ] = None,
     guidance: Annotated[float, typer.Option(help="Strength toward soft conditions; 1 is plain conditioning.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Steps along the path; the network is evaluated twice a step.")] = 24,
+    steps: Annotated[
+        int,
+        typer.Option(help="Steps along the path of each candidate structure; the network is evaluated twice a step."),
+    ] = 7,
     seed: Annotated[int, typer.Option(help="The same seed on the same machine gives the same crystals.")] = 0,
     model: Annotated[str, typer.Option(help="Shipped weights by name, or a checkpoint folder.")] = "default",
     out: Annotated[

@@ -59,7 +59,7 @@ class SamplingDefaults:
         selection_time: time of the noise.
     """
 
-    frac_annealing: float = 5.0
+    frac_annealing: float = 10.0
     lattice_annealing: float = 0.0
     species_guidance: float = 1.5
     guidance_until: float = 1.0
@@ -68,7 +68,7 @@ class SamplingDefaults:
     species_lead: float = 0.0
     species_temperature: float = 1.0
     schedule_power: float = 1.0
-    candidates: int = 1
+    candidates: int = 3
     selection_draws: int = 1
     selection_time: float = 0.7
 
@@ -414,8 +414,9 @@ def annealed_step(now: float, then: float, annealing: float) -> float:
 
 
 def with_sampling(config: JointFlowConfig, **changes: float) -> JointFlowConfig:
-    """The same model with other `SamplingDefaults`."""
-    return replace(config, sampling=replace(config.sampling, **changes))
+    """The same model with other `SamplingDefaults`; numbers become what the field holds (4.0 candidates are 4)."""
+    typed = {name: type(getattr(config.sampling, name))(value) for name, value in changes.items()}
+    return replace(config, sampling=replace(config.sampling, **typed))
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, *, ignore: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 ORIGINS = 4
@@ -31,6 +30,8 @@ def aligned(start: Tensor, clean: Tensor, species: Tensor, *, rng: torch.Generat
     Returns:
         Coordinates of the shape, dtype and device of `start`, not wrapped.
     """
+    from scipy.optimize import linear_sum_assignment  # here, since it takes longer to load than crystals need it for
+
     size, count, _ = start.shape
     picks = torch.randint(0, count, (size, origins), generator=rng, device=rng.device).cpu().numpy()
     like = torch.randint(0, 1 << 30, (size, origins), generator=rng, device=rng.device).cpu().numpy()

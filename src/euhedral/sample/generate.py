@@ -95,7 +95,7 @@ class Generator:
         return CrystalBatch.concat([chunk.crystals for chunk in chunks])
 
     def predict(
-        self, contents: Sequence[Sequence[int]], *, steps: int = 24, seed: int = 0, batch: int = DEFAULT_BATCH
+        self, contents: Sequence[Sequence[int]], *, steps: int = 7, seed: int = 0, batch: int = DEFAULT_BATCH
     ) -> CrystalBatch:
         """Predict one structure for each cell content, in order: structure prediction over a whole benchmark.
 

@@ -44,7 +44,7 @@ class GenerationRequest:
     space_group: int | None = None
     properties: Mapping[str, float] = field(default_factory=dict)
     guidance: float = 1.0
-    steps: int = 24
+    steps: int = 7
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
