@@ -35,7 +35,7 @@ from euhedral.train.labels import LabelTable, statistics_of
 from euhedral.train.loader import TrainingBatch
 from mp20 import DATA, open_store
 
-BETAS, WEIGHT_DECAY, CLIP, EMA_DECAY, WARM_UP = (0.9, 0.98), 0.01, 1.0, 0.999, 100
+BETAS, CLIP, EMA_DECAY, WARM_UP = (0.9, 0.98), 1.0, 0.999, 100
 KEPT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "OMP_NUM_THREADS": "1"}
 
 
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--atoms", type=int, default=720, help="atoms of a batch")
     parser.add_argument("--rate", type=float, default=7e-4)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument(
         "--decay-share", type=float, default=0.35, help="share of the time in which the rate falls; 0: never"
     )
@@ -97,7 +98,9 @@ def work(
     state = load(options.out / "state.safetensors")
     model = JointFlow(JointFlowConfig(**values))
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=options.rate, betas=BETAS, weight_decay=options.weight_decay, fused=True
+    )
     seed = state["steps"] * options.workers + rank
     rng = torch.Generator().manual_seed(seed)
     source = batches(CrystalStore.open(store_path), options.atoms, np.random.default_rng(seed))

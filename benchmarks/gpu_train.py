@@ -1,4 +1,4 @@
-"""Train the default model at full speed on one GPU (or a CPU), with nothing but torch and numpy installed.
+"""Train the default model at full speed on one GPU (or a CPU), with nothing but torch, numpy and scipy installed.
 
     PYTHONPATH=src python benchmarks/gpu_train.py --data train.npz --val val.npz --out RUN --max-seconds 3000
 
