@@ -11,6 +11,7 @@ from euhedral import __version__
 from euhedral.cli.data import data_app
 from euhedral.cli.generate import generate
 from euhedral.cli.info import info
+from euhedral.cli.split import leakage_command, split_command
 from euhedral.cli.train import finetune, train
 from euhedral.errors import EuhedralError
 
@@ -24,6 +25,8 @@ app.command()(generate)
 app.command()(train)
 app.command()(finetune)
 app.command()(info)
+data_app.command("split")(split_command)
+data_app.command("leakage")(leakage_command)
 app.add_typer(data_app, name="data")
 
 
