@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import compute as pc
 
 from euhedral.data.convert import ConversionReport, convert
 from euhedral.data.spool import ROWS_PER_BATCH
@@ -53,14 +52,14 @@ def write_rows(store: Path, rows: NDArray[np.int64], out: Path) -> None:
             values = facts.column(LABEL_PREFIX + name)
             described[name] = {"kind": column["kind"], "known": len(values) - values.null_count}
             if column["kind"] == "number" and described[name]["known"]:
-                ends = pc.min_max(values).as_py()
-                described[name] |= {"min": ends["min"], "mean": pc.mean(values).as_py(), "max": ends["max"]}
+                known = values.drop_null().to_numpy()
+                described[name] |= {"min": float(known.min()), "mean": float(known.mean()), "max": float(known.max())}
         header |= {
             "crystals": len(rows),
             "atoms": int(sizes.sum()),
             "rows_per_batch": ROWS_PER_BATCH,
             "num_atoms": {"min": int(sizes.min()), "mean": float(sizes.mean()), "max": int(sizes.max())},
-            "elements": sorted(pc.unique(pc.list_flatten(facts.column("species"))).to_pylist()),
+            "elements": np.unique(facts.column("species").combine_chunks().values.to_numpy()).tolist(),
             "columns": described,
         }
         schema = reader.schema.with_metadata({METADATA_KEY: json.dumps(header, ensure_ascii=False).encode()})

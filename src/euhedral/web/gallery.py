@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
-import json
 import math
-import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,12 +17,12 @@ import numpy as np
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.elements import COVALENT_RADII, SYMBOLS
-from euhedral.errors import CrystalError, OutputError
+from euhedral.errors import CrystalError
+from euhedral.web.page import facts_html, fill, policy, resource, script_json, write_page
 from euhedral.web.picture import cell_label, draw_svg, element_color, lighter, svg_definitions, svg_scale
 from euhedral.web.scene import Scene, build_scene, drawn_radius
 
 _MISSING = "–"
-_PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,25 +84,7 @@ def write_gallery(
     path = Path(path)
     target = path if path.suffix.lower() in (".html", ".htm") and not path.is_dir() else path / "index.html"
     page = gallery_html(cards, title=title, subtitle=subtitle, facts=facts)
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; a page is for everyone whom the umask lets.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OutputError(f"cannot write the gallery {target}: {error}; choose another folder or free space") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return target
+    return write_page(target, page, "the gallery")
 
 
 def gallery_html(
@@ -129,21 +105,21 @@ def gallery_html(
         z: [SYMBOLS[z], lighter(element_color(z), 0.1), radius, COVALENT_RADII[z]]
         for z, radius in zip(numbers, radii, strict=True)
     }
-    viewer, program = _resource("vendor/3Dmol-min.js"), _resource("cell_scene.js") + _resource("gallery.js")
-    return _fill(
-        _resource("gallery_template.html"),
+    viewer, program = resource("vendor/3Dmol-min.js"), resource("cell_scene.js") + resource("gallery.js")
+    return fill(
+        resource("gallery_template.html"),
         {
-            "policy": escape(_policy(viewer, program)),
+            "policy": escape(policy(viewer, program)),
             "title": escape(title),
             "subtitle": f'<p class="subtitle">{escape(subtitle)}</p>' if subtitle else "",
-            "facts": _facts_html(facts),
-            "style": _resource("gallery.css"),
+            "facts": facts_html(facts),
+            "style": resource("gallery.css"),
             "definitions": svg_definitions(numbers),
             "legend": "".join(_legend_html(z) for z in numbers),
             "count": f"{len(cards):,} crystal{'' if len(cards) == 1 else 's'}",
             "cards": "\n".join(items),
-            "data": _json({"elements": palette, "crystals": records}),
-            "license": escape(_resource("vendor/3Dmol.LICENSE"), quote=False),
+            "data": script_json({"elements": palette, "crystals": records}),
+            "license": escape(resource("vendor/3Dmol.LICENSE"), quote=False),
             "viewer": viewer,
             "program": program,
         },
@@ -225,11 +201,6 @@ def _record(card: Card, scene: Scene, elements: Iterable[str]) -> dict[str, Any]
     }
 
 
-def _facts_html(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
-    return f'<dl class="facts">{rows}</dl>' if rows else ""
-
-
 def _legend_html(number: int) -> str:
     symbol, color = SYMBOLS[number], element_color(number)
     return (
@@ -244,28 +215,3 @@ def _quantity(value: float, digits: int, unit: str) -> str:
 
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _policy(*scripts: str) -> str:
-    """Content security policy: no network at all, and no script but those of the package, known by their hashes."""
-    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _resource(name: str) -> str:
-    return files("euhedral.web").joinpath(name).read_text(encoding="utf-8")
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    """Put each value in its place {{name}} in one pass, so that no value is read for places again."""
-    return _PLACE.sub(lambda match: values[match[1]], template)
