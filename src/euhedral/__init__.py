@@ -1,7 +1,8 @@
 """Euhedral: generate crystals that do not exist yet, and judge them.
 
-`euhedral.load("default").generate(formula="LiMnO2", n=20, seed=0)` gives a `CrystalBatch`. Heavy packages are imported
-where they are used, so importing this package costs next to nothing.
+`euhedral.load("default").generate(formula="LiMnO2", n=20, seed=0)` gives a `CrystalBatch`, and
+`euhedral.evaluate(crystals, reference)` a report on them. Heavy packages are imported where they are used, so importing
+this package costs next to nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
+    from euhedral.evaluate.run import evaluate
     from euhedral.sample.generate import Generator
 
 __version__ = "0.1.0"
-__all__ = ["CrystalBatch", "Generator", "__version__", "load"]
+__all__ = ["CrystalBatch", "Generator", "__version__", "evaluate", "load"]
 
 
 def load(name: str = "default", *, device: str = "auto") -> Generator:
@@ -37,6 +39,11 @@ def __getattr__(name: str) -> Any:
         from euhedral.crystal.batch import CrystalBatch
 
         return CrystalBatch
+    if name == "evaluate":
+        # The sub-package, which can be called: it takes this name in any case once something imports it.
+        from importlib import import_module
+
+        return import_module("euhedral.evaluate")
     if name == "Generator":
         from euhedral.sample.generate import Generator
 

@@ -9,8 +9,10 @@ import typer
 
 from euhedral import __version__
 from euhedral.cli.data import data_app
+from euhedral.cli.evaluate import evaluate
 from euhedral.cli.generate import generate
 from euhedral.cli.info import info
+from euhedral.cli.leaderboard import leaderboard
 from euhedral.cli.split import leakage_command, split_command
 from euhedral.cli.train import finetune, train
 from euhedral.errors import EuhedralError
@@ -22,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(evaluate)
+app.command()(leaderboard)
 app.command()(train)
 app.command()(finetune)
 app.command()(info)

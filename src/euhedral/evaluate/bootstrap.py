@@ -4,8 +4,9 @@ Crystals are drawn with replacement, as many as there are; the figure is calcula
 from the 2.5th to the 97.5th percentile of the outcomes (Efron 1979). Values that occur often are drawn as counts, which
 is the same distribution at a fraction of the cost: a share is one binomial number a draw.
 
-Two properties to know: the interval of a share that is 0 or 1 has no width (no draw can differ; at 95 % the true share
-is within 3/n of it), and a distance between distributions grows by resampling, so that its interval may lie above it.
+The interval of a share that is 0 or 1 has no width, as no draw can differ (at 95 % the true share is within 3/n of it).
+A distance between distributions grows by resampling, since each draw strays from the crystals as these stray from the
+truth: for distances the outcomes are shifted to have the figure as their mean, and cut at zero.
 """
 
 from __future__ import annotations
@@ -73,28 +74,37 @@ def ratio_interval(
         sums = weights @ distinct
         return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
 
-    return _weighted(counts, ratio, rng=rng, resamples=resamples)
+    return _interval(_weighted(counts, ratio, rng=rng, resamples=resamples))
 
 
 def statistic_interval(
-    crystals: int,
+    counts: NDArray[np.int64],
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     *,
     rng: Generator,
     resamples: int = RESAMPLES,
+    distance: bool = False,
 ) -> Interval | None:
-    """Interval of any statistic that can be calculated from how often each crystal was drawn.
+    """Interval of any statistic that can be calculated from how often each kind of crystal was drawn.
 
     Args:
-        crystals: number of crystals.
-        statistic: from weights (draws, crystals), which are counts that add up to `crystals` in each row, to the value
-            of each draw (draws,); NaN where a draw has none.
+        counts: how many crystals are of each kind, (kinds,); all one where each is a kind of its own.
+        statistic: from the numbers drawn of each kind (draws, kinds), whose rows add up to the number of crystals, to
+            the value of each draw (draws,); NaN where a draw has none.
         rng: source of the draws.
         resamples: number of draws.
+        distance: the statistic is a distance, at least zero: outcomes are centred on its value.
+
+    Returns:
+        None for fewer than two crystals, or where no draw has a value.
     """
-    if crystals < 2:
+    if int(counts.sum()) < 2:
         return None
-    return _weighted(np.ones(crystals, dtype=np.int64), statistic, rng=rng, resamples=resamples)
+    found = _weighted(counts, statistic, rng=rng, resamples=resamples)
+    if not distance or not len(found):
+        return _interval(found)
+    value = float(statistic(counts[None].astype(np.float64))[0])
+    return _interval(np.maximum(found - found.mean() + value, 0.0))
 
 
 def _weighted(
@@ -103,8 +113,8 @@ def _weighted(
     *,
     rng: Generator,
     resamples: int,
-) -> Interval | None:
-    """Draws by class, where class i has `counts[i]` equal members."""
+) -> NDArray[np.float64]:
+    """Outcomes of the draws that have one, (draws,); class i has `counts[i]` equal members."""
     total, generator = int(counts.sum()), _numpy(rng)
     at_once = max(1, _NUMBERS_AT_ONCE // len(counts))
     outcomes = []
@@ -112,8 +122,7 @@ def _weighted(
         draws = min(at_once, resamples - start)
         outcomes.append(statistic(_draw(counts, total, draws, generator)))
     values = np.concatenate(outcomes)
-    values = values[np.isfinite(values)]
-    return _interval(values) if len(values) else None
+    return values[np.isfinite(values)]
 
 
 def _draw(counts: NDArray[np.int64], total: int, draws: int, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -126,7 +135,9 @@ def _draw(counts: NDArray[np.int64], total: int, draws: int, generator: np.rando
     return generator.multinomial(total, counts / total, size=draws).astype(np.float64)
 
 
-def _interval(values: NDArray[np.float64]) -> Interval:
+def _interval(values: NDArray[np.float64]) -> Interval | None:
+    if not len(values):
+        return None
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(low=float(low), high=float(high))

@@ -34,9 +34,10 @@ class Figure:
         low: lower end of the bootstrap 95 % interval, or None where there is none; the note says why.
         high: upper end.
         samples: the denominator, failures included.
-        unit: e.g. "g/cm³"; empty for shares (0 to 1) and other pure numbers.
+        unit: e.g. "g/cm³"; empty for shares and other pure numbers.
         note: settings or reservations that belong beside the figure.
         better: whether higher or lower is better.
+        share: whether the value is a share, 0 to 1, which people read in per cent.
     """
 
     name: str
@@ -47,12 +48,26 @@ class Figure:
     unit: str = ""
     note: str = ""
     better: Direction = ""
+    share: bool = False
 
     def __post_init__(self) -> None:
         for key in ("value", "low", "high"):
             number = getattr(self, key)
             if number is not None:
                 object.__setattr__(self, key, float(number) if math.isfinite(number) else None)
+
+    def text(self, number: float | None) -> str:
+        """A value of this figure, its own or a published one, for people."""
+        if number is None:
+            return "–"
+        if self.share:
+            return f"{100 * number:.2f} %"
+        return f"{number:.4g} {self.unit}".rstrip()
+
+    @property
+    def interval_text(self) -> str:
+        """The interval for people."""
+        return "–" if self.low is None or self.high is None else f"{self.text(self.low)} to {self.text(self.high)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +196,7 @@ class Report:
         versions: of this package and of the tools that figures depend on.
         seconds: time of each stage.
         created: UTC time, ISO 8601.
+        complete: False in a file written between two stages, of which a killed evaluation leaves the last.
         schema_version: of this layout.
     """
 
@@ -194,6 +210,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     created: str = ""
+    complete: bool = True
     schema_version: int = SCHEMA_VERSION
 
     def __getitem__(self, name: str) -> Figure:
@@ -222,11 +239,10 @@ class Report:
             raise DataError(
                 f"the report has schema version {version}, this program reads {SCHEMA_VERSION}; evaluate again"
             )
+        kept = ("samples", "references", "sources", "versions", "seconds", "created", "complete")
         try:
             return cls(
-                **{
-                    key: document[key] for key in ("samples", "references", "sources", "versions", "seconds", "created")
-                },
+                **{key: document[key] for key in kept},
                 results=tuple(_result(item) for item in document["results"]),
                 failures=tuple(Failure(**item) for item in document["failures"]),
                 distributions=tuple(_tupled(Distribution, item) for item in document["distributions"]),

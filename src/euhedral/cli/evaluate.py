@@ -1,0 +1,185 @@
+"""`euhedral evaluate`: from anybody's crystals to a report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from euhedral.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from euhedral.evaluate.report import ProtocolResult, Report
+
+REASONS_SHOWN = 8
+
+
+def evaluate(
+    samples: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Crystals: CIF, extxyz, CSV, JSON, .pt, zip, folder, store, run; several: draws for the same references.",
+            show_default=False,
+        ),
+    ],
+    reference: Annotated[
+        Path | None, typer.Option(help="Crystals to compare with, in any of these forms.", show_default=False)
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="cdvae, csp, mattergen or lemat; repeatable; chosen by the inputs where not given."),
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="Crystals that count as known; the reference where not given.")
+    ] = None,
+    energies: Annotated[
+        Path | None, typer.Option(help="Table with columns id or index, and e_above_hull in eV/atom.")
+    ] = None,
+    relaxed: Annotated[
+        Path | None, typer.Option(help="The samples after relaxation, in the same order.", show_default=False)
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for metrics.json, records.parquet and index.html.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier report in --report.")] = False,
+    dataset: Annotated[
+        str, typer.Option(help="Whose published thresholds hold: mp_20, mpts_52, perov_5 or carbon_24.")
+    ] = "mp_20",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; one a core where not given.", min=1, show_default=False)
+    ] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds for a crystal or pair in one step.")] = 30.0,
+    limit_atoms: Annotated[int, typer.Option(help="Crystals with more atoms count as not read.", min=1)] = 1000,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of results by content; the platform's where not given.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no results and use none.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output.")] = False,
+) -> None:
+    """Judge crystals by published protocols; broken crystals are counted and explained, never dropped."""
+    from rich.console import Console
+
+    from euhedral.evaluate.folder import ReportFolder
+    from euhedral.evaluate.protocols import chosen_protocols
+    from euhedral.evaluate.run import DEFAULT_CACHE, Settings, judge, read_inputs
+
+    if cache is not None and no_cache:
+        raise ConfigError("--cache and --no-cache exclude each other")
+    settings = Settings(
+        dataset=dataset,
+        workers=workers or os.cpu_count() or 1,
+        seconds_per_crystal=time_limit,
+        cache=None if no_cache else cache or DEFAULT_CACHE,
+        seed=seed,
+    )
+    names = protocol or []
+    chosen_protocols(names, paired=False)  # an unknown name is refused before anything is read or made
+    folder = None if report is None else ReportFolder(report, overwrite=overwrite)
+    with stage_bars(Console(stderr=True)) as progress:
+        inputs = read_inputs(
+            samples if len(samples) > 1 else samples[0],
+            reference,
+            train=train,
+            energies=energies,
+            relaxed=relaxed,
+            workers=settings.workers,
+            limit_atoms=limit_atoms,
+            progress=progress,
+        )
+        result = judge(
+            inputs, names, settings=settings, progress=progress, on_stage=None if folder is None else folder.write
+        )
+    if as_json:
+        import json
+
+        sys.stdout.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+        return
+    print_report(Console(), result)
+    if report is not None:
+        Console(stderr=True).print(f"report in {report}")
+
+
+@contextmanager
+def stage_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on standard error, one a stage, made when the stage first reports."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+            bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield report
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Tables of all protocols beside their published anchors, and what went wrong how often."""
+    against = f" against {report.references:,}" if report.references else ""
+    console.print(f"{report.samples:,} crystals of {report.sources.get('samples', '?')}{against}", highlight=False)
+    for result in report.results:
+        console.print(_table(result))
+        for name, reason in result.left_out.items():
+            console.print(f"left out: {name}: {reason}", highlight=False)
+    _print_failures(console, report)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
+    console.print(f"{sum(report.seconds.values()):.1f} s: {seconds}", highlight=False)
+    if "cache" in report.sources:
+        console.print(report.sources["cache"], highlight=False)
+
+
+def _table(result: ProtocolResult) -> Any:
+    from rich.table import Table
+
+    published: dict[str, list[str]] = {}
+    table = Table(title=f"protocol {result.protocol} {result.version}", title_justify="left")
+    table.add_column("figure", overflow="fold")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right")
+    if result.anchors:
+        table.add_column("published", ratio=1)
+    for anchor in result.anchors:
+        figure = result.figure(anchor.figure)
+        published.setdefault(anchor.figure, []).append(f"{anchor.system} {figure.text(anchor.value)}")
+    for figure in result.figures:
+        row = [figure.name, figure.text(figure.value), figure.interval_text]
+        table.add_row(*row, *([", ".join(published.get(figure.name, []))] if result.anchors else []))
+    return table
+
+
+def _print_failures(console: Console, report: Report) -> None:
+    counts = Counter((failure.stage, failure.reason) for failure in report.failures)
+    if not counts:
+        return
+    console.print(
+        f"{len({f.index for f in report.failures}):,} crystals failed somewhere, and stay in the denominators:"
+    )
+    for (stage, reason), count in counts.most_common(REASONS_SHOWN):
+        console.print(f"  {count:>7,} x {stage}: {reason}", highlight=False, markup=False)
+    if len(counts) > REASONS_SHOWN:
+        console.print(f"  ... and {len(counts) - REASONS_SHOWN} other reasons", highlight=False)

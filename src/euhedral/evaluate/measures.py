@@ -1,0 +1,20 @@
+"""The table of metrics: from a name to the function that turns crystals into figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from euhedral.evaluate.context import Context, Measured
+from euhedral.evaluate.measures_crystal import measure_symmetry, measure_validity
+from euhedral.evaluate.measures_prediction import measure_match
+from euhedral.evaluate.measures_set import measure_unique
+
+Measure = Callable[[Context, Mapping[str, Any]], Measured]
+
+MEASURES: Mapping[str, Measure] = {
+    "validity": measure_validity,
+    "symmetry": measure_symmetry,
+    "unique": measure_unique,
+    "match": measure_match,
+}

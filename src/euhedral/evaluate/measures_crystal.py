@@ -1,0 +1,239 @@
+"""Figures of single crystals: whether they can be read and built, validity, symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from euhedral.evaluate.bootstrap import statistic_interval
+from euhedral.evaluate.context import Context, Measured, make_figure
+from euhedral.evaluate.histograms import categories, simple_distributions
+from euhedral.evaluate.report import Distribution, Failure, Figure
+from euhedral.evaluate.symmetry import SymmetrySummary, space_group_distance
+from euhedral.evaluate.validity import (
+    CompositionRule,
+    CompositionVerdict,
+    composition_validity,
+    construction_problems,
+    describe_rule,
+    structure_problems,
+)
+
+if TYPE_CHECKING:
+    from euhedral.data.samples import Samples
+
+_SYMMETRY_VERSION = 1
+_STRUCTURE_VERSION = 1
+
+
+def unbuildable(context: Context, samples: Samples) -> list[str | None]:
+    """Why each crystal cannot be read or built, or None; the reader's own reason where there is one."""
+
+    def find() -> list[str | None]:
+        problems = construction_problems(samples.crystals)
+        return [reason or problem for reason, problem in zip(samples.reasons, problems, strict=True)]
+
+    return context.once(("unbuildable", id(samples)), find)
+
+
+def buildable(context: Context, samples: Samples) -> list[int]:
+    """Positions of the crystals that can be built."""
+    return [i for i, problem in enumerate(unbuildable(context, samples)) if problem is None]
+
+
+def structure_verdicts(context: Context, samples: Samples) -> list[str | None]:
+    """Why each structure is invalid, or None."""
+
+    def find() -> list[str | None]:
+        batch, broken = samples.crystals, unbuildable(context, samples)
+        texts = context.for_each(
+            "structure validity",
+            _STRUCTURE_VERSION,
+            {},
+            batch,
+            lambda part, _: [(problem or "").encode() for problem in structure_problems(part)],
+            stage="validity",
+        )
+        return [reason or text.decode() or None for reason, text in zip(broken, texts, strict=True)]
+
+    return context.once(("structure", id(samples)), find)
+
+
+def composition_verdicts(context: Context, samples: Samples, rule: CompositionRule) -> list[CompositionVerdict]:
+    """The verdict of a rule on each composition; unread crystals are invalid for the reader's reason."""
+
+    def find() -> list[CompositionVerdict]:
+        verdicts = composition_validity(samples.crystals, rule)
+        return [
+            verdict if reason is None else CompositionVerdict(valid=False, reason=reason)
+            for verdict, reason in zip(verdicts, samples.reasons, strict=True)
+        ]
+
+    return context.once(("composition", rule, id(samples)), find)
+
+
+def measure_validity(context: Context, settings: Mapping[str, Any]) -> Measured:
+    """Readable, finite and valid crystals, and the distributions of simple quantities."""
+    samples = context.samples
+    structure, broken = structure_verdicts(context, samples), unbuildable(context, samples)
+    sound = np.array([problem is None for problem in structure], dtype=bool)
+    rules: Sequence[CompositionRule] = (settings["rule"], *settings.get("rules_beside", ()))
+    verdicts = {rule: composition_verdicts(context, samples, rule) for rule in rules}
+    passed = {rule: np.array([v.valid for v in found], dtype=bool) for rule, found in verdicts.items()}
+    main = rules[0]
+    figures = [
+        context.share(
+            "validity.structure", sound, better="higher", note="closest atoms above 0.5 Å, volume above 0.1 Å³"
+        ),
+        context.share("validity.composition", passed[main], better="higher", note=f"rule '{main}'"),
+        context.share("validity.both", sound & passed[main], better="higher", note=f"rule '{main}'"),
+    ]
+    figures += [
+        context.share(f"validity.composition_{rule}", passed[rule], better="higher", note=f"rule '{rule}'")
+        for rule in rules[1:]
+    ]
+    built = np.array([problem is None for problem in broken], dtype=bool)
+    figures.append(
+        context.share("validity.built", built, better="higher", note="read, finite numbers, a cell, elements")
+    )
+    figures.append(context.share("validity.right_handed", _right_handed(context) & built, note="det(cell) above 0"))
+    failures = [
+        Failure(index=i, stage="read", reason=reason) for i, reason in enumerate(samples.reasons) if reason is not None
+    ]
+    failures += [
+        Failure(index=i, stage="structure", reason=problem)
+        for i, problem in enumerate(structure)
+        if problem is not None and samples.reasons[i] is None
+    ]
+    failures += [
+        Failure(index=i, stage=f"composition ({main})", reason=verdict.reason)
+        for i, verdict in enumerate(verdicts[main])
+        if not verdict.valid and samples.reasons[i] is None
+    ]
+    columns: dict[str, Sequence[Any]] = {
+        "structure_problem": structure,
+        **{f"composition_{rule}": [verdict.reason for verdict in found] for rule, found in verdicts.items()},
+        **{f"composition_{rule}_valid": mask.tolist() for rule, mask in passed.items()},
+    }
+    return Measured(
+        figures=tuple(figures),
+        failures=tuple(failures),
+        distributions=_simple(context),
+        columns=columns,
+        tools={f"composition rule {rule}": describe_rule(rule) for rule in rules},
+    )
+
+
+def measure_symmetry(context: Context, settings: Mapping[str, Any]) -> Measured:
+    """Share of P1, and the distance of the space groups to those of the reference."""
+    symprec = float(settings["symprec"])
+    own, numbers = _space_groups(context, context.samples, symprec)
+    other = None
+    note = f"moyopy, symprec {symprec:g} Å"
+    figures = [context.share("symmetry.p1", np.array(numbers) == 1, note=note, better="lower")]
+    if context.reference is not None:
+        other, _ = _space_groups(context, context.reference, symprec)
+        figures.append(
+            context.share(
+                "symmetry.p1_reference", other.numbers.get(1, 0), other.crystals, note=f"the reference; {note}"
+            )
+        )
+        figures.append(_group_distance(context, own, other, note))
+    return Measured(
+        figures=tuple(figures),
+        failures=tuple(
+            Failure(index=i, stage="symmetry", reason=reason)
+            for i, reason in own.failures
+            if unbuildable(context, context.samples)[i] is None
+        ),
+        distributions=_symmetry_distributions(own, other),
+        columns={"space_group": [number or None for number in numbers]},
+        tools={"space groups": own.tool},
+    )
+
+
+def _right_handed(context: Context) -> np.ndarray:
+    import torch
+
+    return (torch.linalg.det(context.crystals.cell) > 0).numpy()
+
+
+def _simple(context: Context) -> tuple[Distribution, ...]:
+    own = context.crystals[buildable(context, context.samples)]
+    reference = context.reference
+    other = None if reference is None else reference.crystals[buildable(context, reference)]
+    return simple_distributions(own, other)
+
+
+def _space_groups(context: Context, samples: Samples, symprec: float) -> tuple[SymmetrySummary, list[int]]:
+    """Summary, and the number of each crystal (0 where none was found)."""
+
+    def find() -> tuple[SymmetrySummary, list[int]]:
+        from importlib.metadata import version
+
+        from euhedral.crystal.symmetry import space_group
+
+        tool = f"moyopy {version('moyopy')}"
+        sound = buildable(context, samples)
+
+        def compute(part: Any, _: Any) -> list[bytes]:
+            return [f"{group.number} {group.error or ''}".encode() for group in space_group(part, symprec=symprec)]
+
+        batch = samples.crystals if len(sound) == len(samples) else samples.crystals[sound]
+        settings = {"symprec": symprec, "tool": tool}
+        texts = context.for_each("space group", _SYMMETRY_VERSION, settings, batch, compute, stage="symmetry")
+        numbers = [0] * len(samples)
+        failures = {i: reason for i, reason in enumerate(unbuildable(context, samples)) if reason is not None}
+        for i, text in zip(sound, texts, strict=True):
+            number, _, error = text.decode().partition(" ")
+            numbers[i] = int(number)
+            if error:
+                failures[i] = error
+        counts = {number: numbers.count(number) for number in sorted(set(numbers)) if number}
+        summary = SymmetrySummary(
+            crystals=len(samples), numbers=counts, failures=tuple(sorted(failures.items())), symprec=symprec, tool=tool
+        )
+        return summary, numbers
+
+    return context.once(("space groups", symprec, id(samples)), find)
+
+
+def _group_distance(context: Context, own: SymmetrySummary, other: SymmetrySummary, note: str) -> Figure:
+    """Total variation distance with its interval, from resampled counts of space groups."""
+    total, interval = sum(other.numbers.values()), None
+    counts = np.array([own.numbers.get(number, 0) for number in range(1, 231)], dtype=np.int64)
+    if total and counts.any():
+        target = np.array([other.numbers.get(number, 0) / total for number in range(1, 231)])
+        interval = statistic_interval(
+            counts,
+            lambda drawn: 0.5 * np.abs(drawn / counts.sum() - target).sum(axis=1),
+            rng=context.rng("symmetry.space_group_distance"),
+            distance=True,
+        )
+    return make_figure(
+        "symmetry.space_group_distance",
+        space_group_distance(own, other),
+        interval,
+        samples=own.crystals,
+        note=f"total variation distance, 0 to 1; {note}",
+        better="lower",
+    )
+
+
+def _symmetry_distributions(own: SymmetrySummary, other: SymmetrySummary | None) -> tuple[Distribution, ...]:
+    def expanded(summary: SymmetrySummary) -> list[int]:
+        return [number for number, crystals in summary.numbers.items() for _ in range(crystals)]
+
+    systems = tuple(own.crystal_systems)
+    return (
+        categories("space_groups", "Space groups", expanded(own), None if other is None else expanded(other)),
+        Distribution(
+            name="crystal_systems",
+            title="Crystal systems",
+            labels=systems,
+            samples=tuple(own.crystal_systems[name] for name in systems),
+            reference=None if other is None else tuple(other.crystal_systems[name] for name in systems),
+        ),
+    )

@@ -1,0 +1,186 @@
+"""Figures of predicted crystals, each against the crystal that it should be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.errors import CrystalError
+from euhedral.evaluate.bootstrap import ratio_interval
+from euhedral.evaluate.cache import joined_key
+from euhedral.evaluate.context import Context, Measured, make_figure
+from euhedral.evaluate.matching import FILTERS, Filter, MatchRecord, match_pairs
+from euhedral.evaluate.measures_crystal import (
+    composition_verdicts,
+    structure_verdicts,
+    unbuildable,
+)
+from euhedral.evaluate.measures_set import tolerance_note, tolerances_of
+from euhedral.evaluate.report import Failure, Figure, Parity
+
+if TYPE_CHECKING:
+    from euhedral.data.samples import Samples
+
+_MATCH_VERSION = 1
+POINTS_SHOWN = 2000
+_SUFFIX: Mapping[Filter, str] = {
+    "unfiltered": "",
+    "prediction_valid": "_prediction_valid",
+    "both_valid": "_both_valid",
+}
+_MEANING: Mapping[Filter, str] = {
+    "unfiltered": "all matches count",
+    "prediction_valid": "matches of valid predictions count",
+    "both_valid": "matches of valid predictions of valid references count",
+}
+
+
+def measure_match(context: Context, settings: Mapping[str, Any]) -> Measured:
+    """Match rate and RMSE at one and at k samples, under each filter."""
+    reference = context.references()
+    count = len(reference)
+    if len(context.samples) != count * context.samples.draws:
+        raise CrystalError(
+            f"sample i answers reference i, but there are {len(context.samples)} samples in {context.samples.draws} "
+            f"draw(s) for {count} references; give one sample a reference, or one source a draw"
+        )
+    records = match_records(context, settings)
+    figures: list[Figure] = []
+    for k in sorted({1, len(records)}):
+        for kept in FILTERS:
+            figures += _figures(context, records[:k], kept, tolerance_note(settings))
+    broken = unbuildable(context, context.samples)
+    flat = [record for draw in records for record in draw]
+    failures = tuple(
+        Failure(index=i, stage="match", reason=record.reason)
+        for i, record in enumerate(flat)
+        if record.reason is not None and record.reason != "no match" and broken[i] is None
+    )
+    return Measured(
+        figures=tuple(figures),
+        failures=failures,
+        columns={
+            "match_rms": [record.rms for record in flat],
+            "match_reason": [record.reason for record in flat],
+            "reference_index": [i % count for i in range(len(flat))],
+        },
+        parities=(_volumes(context, reference),),
+    )
+
+
+def match_records(context: Context, settings: Mapping[str, Any]) -> list[list[MatchRecord]]:
+    """Outcome of each pair, `[draw][reference]`."""
+    reference, draws = context.references(), context.samples.draws
+    tolerances = tolerances_of(settings)
+
+    def find() -> list[list[MatchRecord]]:
+        predicted = context.crystals
+        references = reference.crystals if draws == 1 else CrystalBatch.concat([reference.crystals] * draws)
+        own, true = context.keys(predicted), context.keys(reference.crystals) * draws
+        pair_keys = [joined_key(pair) for pair in zip(own, true, strict=True)]
+        places: dict[bytes, int] = {}
+        for i, key in enumerate(pair_keys):
+            places.setdefault(key, i)
+        kept = {"stol": tolerances.stol, "ltol": tolerances.ltol, "angle_tol": tolerances.angle_tol}
+        cached = context.cache.get("match", _MATCH_VERSION, kept, pair_keys)
+        missing = [i for key, i in places.items() if key not in cached]
+        fresh = {
+            pair_keys[i]: json.dumps([record.rms, record.reason, record.seconds]).encode()
+            for i, record in zip(
+                missing, _compared(context, predicted[missing], references[missing], settings), strict=True
+            )
+        }
+        context.cache.put("match", _MATCH_VERSION, kept, fresh)
+        results = {**cached, **fresh}
+        flat = _with_problems(context, reference, [json.loads(results[key]) for key in pair_keys], settings["rule"])
+        count = len(reference)
+        return [flat[d * count : (d + 1) * count] for d in range(draws)]
+
+    return context.once(("match", tolerances, settings["rule"]), find)
+
+
+def _compared(
+    context: Context, predicted: CrystalBatch, reference: CrystalBatch, settings: Mapping[str, Any]
+) -> list[MatchRecord]:
+    if not len(predicted):
+        return []
+    return match_pairs(
+        predicted,
+        reference,
+        workers=context.workers,
+        seconds_per_pair=context.seconds_per_crystal,
+        tolerances=tolerances_of(settings),
+        rule=settings["rule"],
+        progress=context.reporter("match"),
+    )
+
+
+def _with_problems(
+    context: Context, reference: Samples, outcomes: Sequence[Sequence[Any]], rule: Any
+) -> list[MatchRecord]:
+    """Records of all pairs, with why the prediction or the reference is not valid."""
+    problems = []
+    for samples in (context.samples, reference):
+        structure, composition = structure_verdicts(context, samples), composition_verdicts(context, samples, rule)
+        problems.append([s or (None if c.valid else c.reason) for s, c in zip(structure, composition, strict=True)])
+    count = len(reference)
+    return [
+        MatchRecord(
+            index=i % count,
+            rms=rms,
+            reason=context.samples.reasons[i] or reason,
+            prediction_problem=problems[0][i],
+            reference_problem=problems[1][i % count],
+            seconds=seconds,
+        )
+        for i, (rms, reason, seconds) in enumerate(outcomes)
+    ]
+
+
+def _figures(context: Context, records: Sequence[Sequence[MatchRecord]], kept: Filter, note: str) -> list[Figure]:
+    """Match rate and RMSE of the best of several draws under one filter."""
+    best = np.array([_best(draws, kept) for draws in zip(*records, strict=True)], dtype=np.float64)
+    matched = np.isfinite(best)
+    at = "" if len(records) == 1 else f"_at_{len(records)}"
+    rate, rmse = f"match.rate{_SUFFIX[kept]}{at}", f"match.rmse{_SUFFIX[kept]}{at}"
+    words = f"{_MEANING[kept]}; {note}" + (f"; best of {len(records)}" if at else "")
+    interval = ratio_interval(np.where(matched, best, 0.0), matched.astype(np.float64), rng=context.rng(rmse))
+    return [
+        context.share(rate, matched, note=words, better="higher"),
+        make_figure(
+            rmse,
+            float(best[matched].mean()) if matched.any() else None,
+            interval,
+            samples=len(best),
+            note=f"mean over {int(matched.sum())} matches of rms displacement / (V/N)^(1/3); {words}",
+            better="lower",
+        ),
+    ]
+
+
+def _best(records: Sequence[MatchRecord], kept: Filter) -> float:
+    counted = [rms for record in records if (rms := record.counted_rms(kept)) is not None]
+    return min(counted) if counted else np.nan
+
+
+def _volumes(context: Context, reference: Samples) -> Parity:
+    """Volume per atom of prediction and reference, of the first draw."""
+    count = len(reference)
+    own, true = unbuildable(context, context.samples), unbuildable(context, reference)
+    sound = [i for i in range(count) if own[i] is None and true[i] is None][:POINTS_SHOWN]
+
+    def volumes(batch: CrystalBatch) -> tuple[float, ...]:
+        chosen = batch[sound]
+        return tuple((chosen.volume.double() / chosen.num_atoms).tolist())
+
+    return Parity(
+        name="volume_per_atom",
+        title="Volume per atom",
+        unit="Å³",
+        wanted=volumes(reference.crystals),
+        obtained=volumes(context.crystals),
+    )

@@ -1,0 +1,158 @@
+"""Protocols as data: which metrics, in which order, with which settings, under an identifier and a version.
+
+The version goes up with every change of a metric, a setting or a definition that can change a figure; reports of two
+versions are not put side by side unless asked for. A metric is the name of an entry in `measures.MEASURES`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from euhedral.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric of a protocol.
+
+    Attributes:
+        name: entry of `measures.MEASURES`.
+        settings: plain values that the metric is given; they are recorded in the report and part of cached results' keys.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A named way of judging crystals.
+
+    Attributes:
+        name: identifier.
+        version: of the definition.
+        title: for people.
+        metrics: in the order in which they run and are shown.
+        pairs: whether sample i answers reference i, so that their numbers must be equal.
+        needs_reference: whether it means nothing without a reference.
+        anchored: groups of figures that were published under this protocol, whose anchors stand beside.
+    """
+
+    name: str
+    version: str
+    title: str
+    metrics: tuple[Metric, ...]
+    pairs: bool = False
+    needs_reference: bool = False
+    anchored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """What the published evaluation sets by data set.
+
+    Attributes:
+        title: as the anchors name it.
+        structure_cutoff: largest distance of structure fingerprints that counts as covered.
+        composition_cutoff: the same of scaled composition fingerprints.
+    """
+
+    title: str
+    structure_cutoff: float
+    composition_cutoff: float
+
+
+DATASETS: Mapping[str, DatasetSettings] = MappingProxyType(
+    {
+        "mp_20": DatasetSettings(title="MP-20", structure_cutoff=0.4, composition_cutoff=10.0),
+        "mpts_52": DatasetSettings(title="MPTS-52", structure_cutoff=0.4, composition_cutoff=10.0),
+        "perov_5": DatasetSettings(title="Perov-5", structure_cutoff=0.2, composition_cutoff=4.0),
+        "carbon_24": DatasetSettings(title="Carbon-24", structure_cutoff=0.2, composition_cutoff=4.0),
+    }
+)
+"""Cut-offs of CDVAE (ICLR 2022, appendix on coverage); MPTS-52 was published later and takes those of MP-20."""
+
+_VALIDITY = Metric(name="validity", settings=MappingProxyType({"rule": "cdvae", "rules_beside": ["smact"]}))
+_GENERATED_SYMMETRY = Metric(name="symmetry", settings=MappingProxyType({"symprec": 0.1}))
+_UNIQUE = Metric(name="unique", settings=MappingProxyType({"stol": 0.3, "ltol": 0.2, "angle_tol": 5.0}))
+_MATCH_SETTINGS = MappingProxyType({"stol": 0.5, "ltol": 0.3, "angle_tol": 10.0, "rule": "cdvae"})
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    Protocol(
+        name="cdvae",
+        version="1.0",
+        title="De novo generation by the protocol of CDVAE (Xie et al., ICLR 2022)",
+        metrics=(_VALIDITY, _GENERATED_SYMMETRY),
+        anchored=("validity", "coverage", "wasserstein"),
+    ),
+    Protocol(
+        name="csp",
+        version="1.0",
+        title="Prediction of a crystal from its composition (match rate, RMSE, METRe, cRMSE)",
+        metrics=(_VALIDITY, Metric(name="match", settings=_MATCH_SETTINGS)),
+        pairs=True,
+        anchored=("match",),
+        needs_reference=True,
+    ),
+    Protocol(
+        name="mattergen",
+        version="1.0",
+        title="Discovery by the protocol of MatterGen (Zeni et al., Nature 2025): stable, unique and novel",
+        metrics=(_VALIDITY, _UNIQUE, _GENERATED_SYMMETRY),
+        anchored=("discovery", "relaxation"),
+    ),
+    Protocol(
+        name="lemat",
+        version="1.0",
+        title="The families of LeMat-GenBench (arXiv 2512.04562) that need no potential",
+        metrics=(_VALIDITY, _UNIQUE, _GENERATED_SYMMETRY),
+    ),
+)
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of this name.
+
+    Raises:
+        ConfigError: where there is none, naming the nearest.
+    """
+    known = {protocol.name: protocol for protocol in PROTOCOLS}
+    if name in known:
+        return known[name]
+    raise ConfigError(f"there is no protocol '{name}'{nearest(name, known)}; there are: {', '.join(known)}")
+
+
+def find_dataset(name: str) -> DatasetSettings:
+    """What the published evaluation sets for a data set.
+
+    Raises:
+        ConfigError: where there is none of this name, naming the nearest.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    raise ConfigError(f"there is no data set '{name}'{nearest(name, DATASETS)}; there are: {', '.join(DATASETS)}")
+
+
+def chosen_protocols(names: Iterable[str], *, paired: bool) -> tuple[Protocol, ...]:
+    """The protocols of these names, each once; without names the one that the inputs suggest.
+
+    Args:
+        names: as the user gave them.
+        paired: whether the samples are as many as the references (or k draws of them) with the same compositions, as
+            those of a prediction are.
+
+    Raises:
+        ConfigError: on an unknown name.
+    """
+    chosen = tuple(dict.fromkeys(names)) or (("csp",) if paired else ("cdvae",))
+    return tuple(find_protocol(name) for name in chosen)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """', did you mean ...?' if a known name is near, else nothing."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else ""
