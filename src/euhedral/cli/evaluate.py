@@ -158,9 +158,9 @@ def _table(result: ProtocolResult) -> Any:
 
     published: dict[str, list[str]] = {}
     table = Table(title=f"protocol {result.protocol} {result.version}", title_justify="left")
-    table.add_column("figure", overflow="fold")
+    table.add_column("figure", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right")
+    table.add_column("95 % interval", justify="right", no_wrap=True)
     if result.anchors:
         table.add_column("published", ratio=1)
     for anchor in result.anchors:

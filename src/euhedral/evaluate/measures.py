@@ -7,14 +7,28 @@ from typing import Any
 
 from euhedral.evaluate.context import Context, Measured
 from euhedral.evaluate.measures_crystal import measure_symmetry, measure_validity
+from euhedral.evaluate.measures_distribution import (
+    measure_coverage,
+    measure_divergence,
+    measure_diversity,
+    measure_mmd,
+    measure_wasserstein,
+)
 from euhedral.evaluate.measures_prediction import measure_match
 from euhedral.evaluate.measures_set import measure_unique
+from euhedral.evaluate.measures_supply import measure_supply
 
 Measure = Callable[[Context, Mapping[str, Any]], Measured]
 
 MEASURES: Mapping[str, Measure] = {
     "validity": measure_validity,
     "symmetry": measure_symmetry,
+    "coverage": measure_coverage,
+    "wasserstein": measure_wasserstein,
+    "divergence": measure_divergence,
+    "mmd": measure_mmd,
+    "diversity": measure_diversity,
+    "supply": measure_supply,
     "unique": measure_unique,
     "match": measure_match,
 }

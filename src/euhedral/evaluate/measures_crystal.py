@@ -154,6 +154,11 @@ def measure_symmetry(context: Context, settings: Mapping[str, Any]) -> Measured:
     )
 
 
+def space_group_numbers(context: Context, samples: Samples, symprec: float) -> list[int]:
+    """Space-group number of each crystal, 0 where none was found."""
+    return _space_groups(context, samples, symprec)[1]
+
+
 def _right_handed(context: Context) -> np.ndarray:
     import torch
 

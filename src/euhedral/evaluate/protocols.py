@@ -57,28 +57,29 @@ class DatasetSettings:
 
     Attributes:
         title: as the anchors name it.
-        structure_cutoff: largest distance of structure fingerprints that counts as covered.
-        composition_cutoff: the same of scaled composition fingerprints.
+        cutoffs: whose cutoffs of coverage hold, a key of `coverage.COVERAGE_CUTOFFS`.
     """
 
     title: str
-    structure_cutoff: float
-    composition_cutoff: float
+    cutoffs: str
 
 
 DATASETS: Mapping[str, DatasetSettings] = MappingProxyType(
     {
-        "mp_20": DatasetSettings(title="MP-20", structure_cutoff=0.4, composition_cutoff=10.0),
-        "mpts_52": DatasetSettings(title="MPTS-52", structure_cutoff=0.4, composition_cutoff=10.0),
-        "perov_5": DatasetSettings(title="Perov-5", structure_cutoff=0.2, composition_cutoff=4.0),
-        "carbon_24": DatasetSettings(title="Carbon-24", structure_cutoff=0.2, composition_cutoff=4.0),
+        "mp_20": DatasetSettings(title="MP-20", cutoffs="mp_20"),
+        "mpts_52": DatasetSettings(title="MPTS-52", cutoffs="mp_20"),
+        "perov_5": DatasetSettings(title="Perov-5", cutoffs="perov_5"),
+        "carbon_24": DatasetSettings(title="Carbon-24", cutoffs="carbon_24"),
     }
 )
-"""Cut-offs of CDVAE (ICLR 2022, appendix on coverage); MPTS-52 was published later and takes those of MP-20."""
 
 _VALIDITY = Metric(name="validity", settings=MappingProxyType({"rule": "cdvae", "rules_beside": ["smact"]}))
 _GENERATED_SYMMETRY = Metric(name="symmetry", settings=MappingProxyType({"symprec": 0.1}))
 _UNIQUE = Metric(name="unique", settings=MappingProxyType({"stol": 0.3, "ltol": 0.2, "angle_tol": 5.0}))
+_COVERAGE = Metric(name="coverage")
+_WASSERSTEIN = Metric(
+    name="wasserstein", settings=MappingProxyType({"quantities": ["density", "num_elements", "coordination"]})
+)
 _MATCH_SETTINGS = MappingProxyType({"stol": 0.5, "ltol": 0.3, "angle_tol": 10.0, "rule": "cdvae"})
 
 PROTOCOLS: tuple[Protocol, ...] = (
@@ -86,7 +87,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="cdvae",
         version="1.0",
         title="De novo generation by the protocol of CDVAE (Xie et al., ICLR 2022)",
-        metrics=(_VALIDITY, _GENERATED_SYMMETRY),
+        metrics=(_VALIDITY, _COVERAGE, _WASSERSTEIN, _GENERATED_SYMMETRY),
         anchored=("validity", "coverage", "wasserstein"),
     ),
     Protocol(
@@ -109,7 +110,15 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="lemat",
         version="1.0",
         title="The families of LeMat-GenBench (arXiv 2512.04562) that need no potential",
-        metrics=(_VALIDITY, _UNIQUE, _GENERATED_SYMMETRY),
+        metrics=(
+            _VALIDITY,
+            _UNIQUE,
+            Metric(name="diversity"),
+            Metric(name="divergence", settings=MappingProxyType({"symprec": 0.1})),
+            Metric(name="mmd", settings=MappingProxyType({"quantities": ["density", "volume_per_atom"]})),
+            Metric(name="supply"),
+            _GENERATED_SYMMETRY,
+        ),
     ),
 )
 

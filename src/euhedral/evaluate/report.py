@@ -67,7 +67,10 @@ class Figure:
     @property
     def interval_text(self) -> str:
         """The interval for people."""
-        return "–" if self.low is None or self.high is None else f"{self.text(self.low)} to {self.text(self.high)}"
+        if self.low is None or self.high is None:
+            return "–"
+        unit = "%" if self.share else self.unit
+        return f"{self.text(self.low).removesuffix(unit).rstrip()} to {self.text(self.high)}"
 
 
 @dataclass(frozen=True, kw_only=True)

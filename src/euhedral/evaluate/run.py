@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from euhedral import __version__
 from euhedral.errors import ConfigError, CrystalError, DataError
 from euhedral.evaluate.anchors import anchors_of
 from euhedral.evaluate.cache import ResultCache, default_folder
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from euhedral.data.samples import Samples
 
-TOOLS = ("torch", "numpy", "scipy", "pymatgen", "matminer", "moyopy", "spglib", "smact", "chgnet")
+TOOLS = ("euhedral", "torch", "numpy", "scipy", "pymatgen", "matminer", "moyopy", "spglib", "smact", "chgnet")
 """Packages whose versions a figure may depend on."""
 DEFAULT_CACHE = "default"
 _PAIRED_SHARE = 0.9
@@ -312,7 +311,7 @@ class _Run:
 
 def tool_versions() -> dict[str, str]:
     """Versions of this package, of Python and of the tools that figures may depend on."""
-    found = {"euhedral": __version__, "python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for name in TOOLS:
         try:
             found[name] = version(name)
