@@ -17,7 +17,7 @@ from euhedral.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from euhedral.evaluate.report import ProtocolResult, Report
+    from euhedral.evaluate.report import Figure, ProtocolResult, Report
 
 REASONS_SHOWN = 8
 
@@ -165,11 +165,16 @@ def _table(result: ProtocolResult) -> Any:
         table.add_column("published", ratio=1)
     for anchor in result.anchors:
         figure = result.figure(anchor.figure)
-        published.setdefault(anchor.figure, []).append(f"{anchor.system} {figure.text(anchor.value)}")
+        published.setdefault(anchor.figure, []).append(f"{anchor.system} {_short(figure, anchor.value)}")
     for figure in result.figures:
         row = [figure.name, figure.text(figure.value), figure.interval_text]
         table.add_row(*row, *([", ".join(published.get(figure.name, []))] if result.anchors else []))
     return table
+
+
+def _short(figure: Figure, value: float) -> str:
+    """A published value without its unit, which stands beside it already."""
+    return f"{100 * value:.4g}" if figure.share else f"{value:.4g}"
 
 
 def _print_failures(console: Console, report: Report) -> None:

@@ -137,7 +137,8 @@ def measure_mmd(context: Context, settings: Mapping[str, Any]) -> Measured:
         values = _QUANTITIES[name][2]
         own, other = (values(context, samples) for samples in (context.samples, reference))
         found = mmd(_thinned(own)[:, None], _thinned(other)[:, None])
-        note = f"squared, unbiased (may fall below 0), {found.setting}; {len(found.samples)} and {len(found.reference)} crystals"
+        pairs = f"{len(found.samples)} and {len(found.reference)} crystals"
+        note = f"squared, unbiased (may fall below 0), {found.setting}; {pairs}"
         figures.append(
             make_figure(
                 f"mmd.{name}", found.value, None, samples=len(own), note=f"{note}; {_QUADRATIC}", better="lower"
