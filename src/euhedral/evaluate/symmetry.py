@@ -9,12 +9,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from euhedral.errors import ConfigError
 from euhedral.evaluate.validity import construction_problems
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
     from euhedral.crystal.batch import CrystalBatch
 
 _LAST_OF_SYSTEM = (
@@ -26,6 +33,51 @@ _LAST_OF_SYSTEM = (
     (194, "hexagonal"),
     (230, "cubic"),
 )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpaceGroups:
+    """Space group of each crystal.
+
+    Attributes:
+        numbers: 1 to 230, (crystals,), 0 where none was found.
+        reasons: why none was found, or None; one a crystal.
+        symprec: tolerance in Å.
+        tool: tool and version.
+    """
+
+    numbers: NDArray[np.int64]
+    reasons: tuple[str | None, ...]
+    symprec: float
+    tool: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RequestedSymmetry:
+    """Which crystals have the space group that was asked for, at one tolerance.
+
+    Attributes:
+        requested: the number asked for, (crystals,).
+        found: what was found.
+        met: exactly the group asked for, (crystals,).
+        supergroup: another group, of which the one asked for is a subgroup with the same translations (`is_subgroup`),
+            (crystals,); these crystals have the symmetry and more, and are not in `met`.
+    """
+
+    requested: NDArray[np.int64]
+    found: SpaceGroups
+    met: NDArray[np.bool_]
+    supergroup: NDArray[np.bool_]
+
+    @property
+    def share_met(self) -> float:
+        """Share of all crystals with exactly the group asked for; NaN if there are none."""
+        return float(self.met.mean()) if len(self.met) else math.nan
+
+    @property
+    def share_supergroup(self) -> float:
+        """Share of all crystals with a supergroup of the one asked for; NaN if there are none."""
+        return float(self.supergroup.mean()) if len(self.supergroup) else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,27 +135,33 @@ def summarize_symmetry(batch: CrystalBatch, *, symprec: float = 0.1) -> Symmetry
     Raises:
         ConfigError: if `symprec` is not positive.
     """
+    return summarize_space_groups(find_space_groups(batch, symprec=symprec))
+
+
+def find_space_groups(batch: CrystalBatch, *, symprec: float = 0.1) -> SpaceGroups:
+    """Space group of each crystal by moyopy; arguments and errors as in `summarize_symmetry`."""
     from importlib.metadata import version
 
     from euhedral.crystal.symmetry import space_group
 
-    if not symprec > 0:
-        raise ConfigError(f"symprec must be a positive length in Å, not {symprec}")
-    problems = construction_problems(batch)
-    sound = [i for i, problem in enumerate(problems) if problem is None]
-    failures = {i: problem for i, problem in enumerate(problems) if problem is not None}
-    numbers: Counter[int] = Counter()
+    _check_symprec(symprec)
+    reasons = construction_problems(batch)
+    numbers = np.zeros(len(batch), dtype=np.int64)
+    sound = [i for i, problem in enumerate(reasons) if problem is None]
     for i, group in zip(sound, space_group(batch[sound], symprec=symprec) if sound else [], strict=True):
-        if group.error is None:
-            numbers[group.number] += 1
-        else:
-            failures[i] = group.error
+        numbers[i], reasons[i] = group.number, group.error
+    return SpaceGroups(numbers=numbers, reasons=tuple(reasons), symprec=symprec, tool=f"moyopy {version('moyopy')}")
+
+
+def summarize_space_groups(groups: SpaceGroups) -> SymmetrySummary:
+    """Distribution of space groups that were found before."""
+    counts = Counter(int(number) for number in groups.numbers if number)
     return SymmetrySummary(
-        crystals=len(batch),
-        numbers=dict(sorted(numbers.items())),
-        failures=tuple(sorted(failures.items())),
-        symprec=symprec,
-        tool=f"moyopy {version('moyopy')}",
+        crystals=len(groups.numbers),
+        numbers=dict(sorted(counts.items())),
+        failures=tuple((i, reason) for i, reason in enumerate(groups.reasons) if reason is not None),
+        symprec=groups.symprec,
+        tool=groups.tool,
     )
 
 
@@ -127,3 +185,66 @@ def space_group_distance(first: SymmetrySummary, second: SymmetrySummary) -> flo
     return 0.5 * math.fsum(
         abs(first.numbers.get(g, 0) / totals[0] - second.numbers.get(g, 0) / totals[1]) for g in groups
     )
+
+
+def requested_space_groups(
+    batch: CrystalBatch, requested: ArrayLike, *, symprecs: Sequence[float] = (0.01, 0.1)
+) -> dict[float, RequestedSymmetry]:
+    """Whether each crystal has the space group asked for, at every tolerance.
+
+    Args:
+        batch: crystals.
+        requested: number 1 to 230, one for all or one a crystal, (crystals,).
+        symprecs: tolerances in Å.
+
+    Raises:
+        ConfigError: on a number out of range, a count that differs or a tolerance that is not positive.
+    """
+    numbers = np.asarray(requested)
+    if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (len(batch),)):
+        raise ConfigError(
+            f"expected one space group number or {len(batch)} of them, got {numbers.dtype} of shape {numbers.shape}"
+        )
+    wanted = np.broadcast_to(numbers.astype(np.int64), (len(batch),))
+    if wrong := [int(n) for n in np.unique(numbers) if not 1 <= n <= 230]:
+        raise ConfigError(f"space groups have numbers 1 to 230, not {wrong[0]}")
+    outcomes = {}
+    for symprec in symprecs:
+        groups = find_space_groups(batch, symprec=symprec)
+        above = [0 != g != w and is_subgroup(int(w), int(g)) for w, g in zip(wanted, groups.numbers, strict=True)]
+        outcomes[symprec] = RequestedSymmetry(
+            requested=wanted,
+            found=groups,
+            met=wanted == groups.numbers,
+            supergroup=np.array(above, dtype=np.bool_),
+        )
+    return outcomes
+
+
+def is_subgroup(number: int, supergroup: int) -> bool:
+    """Whether a group of type `supergroup` has a subgroup of type `number` with the same translations, itself included.
+
+    Subgroups that lose translations (klassengleiche) are left out: through them nearly every cubic type is a subgroup of
+    every other, in a larger cell.
+
+    Raises:
+        ConfigError: if a number is not 1 to 230.
+    """
+    for given in (number, supergroup):
+        crystal_system(given)
+    return number in _translationengleiche_types(supergroup)
+
+
+@cache
+def _translationengleiche_types(number: int) -> frozenset[int]:
+    import moyopy
+
+    group = moyopy.operations_from_number(number, primitive=True)
+    classes = moyopy.enumerate_translationengleiche_subgroups(group.rotations, group.translations)
+    subgroups = [one.representative.operations for one in classes]
+    return frozenset(moyopy.SpaceGroup(found.rotations, found.translations).number for found in subgroups)
+
+
+def _check_symprec(symprec: float) -> None:
+    if not symprec > 0:
+        raise ConfigError(f"symprec must be a positive length in Å, not {symprec}")
