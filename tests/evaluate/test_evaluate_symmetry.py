@@ -4,10 +4,20 @@ import math
 
 import pytest
 import torch
+from pymatgen.symmetry.groups import SpaceGroup
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError
-from euhedral.evaluate.symmetry import SymmetrySummary, crystal_system, space_group_distance, summarize_symmetry
+from euhedral.evaluate.symmetry import (
+    SymmetrySummary,
+    crystal_system,
+    find_space_groups,
+    is_subgroup,
+    requested_space_groups,
+    space_group_distance,
+    summarize_space_groups,
+    summarize_symmetry,
+)
 
 
 def cscl(shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> CrystalBatch:
@@ -88,3 +98,63 @@ def test_a_number_out_of_range_is_refused(number: int) -> None:
 def test_a_tolerance_that_is_not_positive_is_refused(symprec: float) -> None:
     with pytest.raises(ConfigError, match="symprec"):
         summarize_symmetry(cscl(), symprec=symprec)
+
+
+def test_the_space_group_of_each_crystal() -> None:
+    broken = cscl()
+    broken.cell[0] = 0.0
+    found = find_space_groups(CrystalBatch.concat([cscl(), broken, lowest()]), symprec=0.01)
+    assert found.numbers.tolist() == [221, 0, 1]
+    assert found.reasons == (None, "volume is at most 0.1 Å³", None)
+    assert summarize_space_groups(found) == summarize_symmetry(
+        CrystalBatch.concat([cscl(), broken, lowest()]), symprec=0.01
+    )
+    assert len(find_space_groups(CrystalBatch.empty()).numbers) == 0
+
+
+def test_requested_space_groups_at_two_tolerances() -> None:
+    broken = cscl()
+    broken.frac[0, 0] = math.nan
+    bent = cscl((0.02 / 4, 0.0, 0.0))  # P4mm, but Pm-3m within 0.1 Å
+    batch = CrystalBatch.concat([bent, bent, cscl(), lowest(), broken])
+    found = requested_space_groups(batch, [221, 99, 99, 221, 221], symprecs=(0.001, 0.1))
+    fine, coarse = found[0.001], found[0.1]
+    assert fine.met.tolist() == [False, True, False, False, False]
+    assert fine.supergroup.tolist() == [False, False, True, False, False]
+    assert coarse.met.tolist() == [True, False, False, False, False]
+    assert coarse.supergroup.tolist() == [False, True, True, False, False]
+    assert (coarse.share_met, coarse.share_supergroup) == (0.2, 0.4)  # the broken crystal stays in the denominator
+    assert coarse.found.reasons[4] == "coordinate is not finite" and coarse.found.symprec == 0.1
+
+
+def test_one_request_for_all_and_none() -> None:
+    found = requested_space_groups(cscl(), 221)
+    assert list(found) == [0.01, 0.1] and found[0.01].share_met == 1.0
+    assert math.isnan(requested_space_groups(CrystalBatch.empty(), 221)[0.1].share_met)
+    assert math.isnan(requested_space_groups(CrystalBatch.empty(), 221)[0.1].share_supergroup)
+
+
+def test_subgroups_with_the_same_translations() -> None:
+    assert all(is_subgroup(1, n) and is_subgroup(n, n) for n in (1, 2, 62, 99, 166, 194, 225, 230))
+    assert is_subgroup(99, 221) and is_subgroup(166, 225) and is_subgroup(14, 62) and is_subgroup(216, 227)
+    assert not is_subgroup(221, 99) and not is_subgroup(194, 225) and not is_subgroup(3, 166)
+    assert not is_subgroup(221, 225)  # Pm-3m loses the centring of Fm-3m
+    with pytest.raises(ConfigError, match="1 to 230"):
+        is_subgroup(0, 225)
+
+
+@pytest.mark.parametrize("number", [62, 99, 139, 167, 194, 216])
+def test_subgroups_are_among_those_of_the_international_tables(number: int) -> None:
+    whole = SpaceGroup.from_int_number(number)
+    for other in range(1, 231, 7):
+        if is_subgroup(other, number):
+            assert SpaceGroup.from_int_number(other).is_subgroup(whole)
+
+
+@pytest.mark.parametrize(
+    ("requested", "words"),
+    [([221, 1], "1 of them"), (221.0, "float64"), (0, "1 to 230"), ([231], "1 to 230")],
+)
+def test_a_request_that_is_none_is_refused(requested: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        requested_space_groups(cscl(), requested)  # type: ignore[arg-type]
