@@ -62,6 +62,9 @@ def evaluate(
         Path | None, typer.Option(help="Folder of results by content; the platform's where not given.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no results and use none.")] = False,
+    potential: Annotated[
+        bool, typer.Option(help="Whether to compute what needs CHGNet, some 10 ms a crystal: energies, embeddings.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output.")] = False,
 ) -> None:
@@ -80,6 +83,7 @@ def evaluate(
         seconds_per_crystal=time_limit,
         cache=None if no_cache else cache or DEFAULT_CACHE,
         seed=seed,
+        potential=potential,
     )
     names = protocol or []
     chosen_protocols(names, paired=False)  # an unknown name is refused before anything is read or made
@@ -98,6 +102,11 @@ def evaluate(
         result = judge(
             inputs, names, settings=settings, progress=progress, on_stage=None if folder is None else folder.write
         )
+    if folder is not None:
+        from euhedral.web.report import write_report
+
+        reference_crystals = None if inputs.reference is None else inputs.reference.crystals
+        write_report(folder.path, result, inputs.samples.crystals, reference_crystals)
     if as_json:
         import json
 
@@ -162,7 +171,7 @@ def _table(result: ProtocolResult) -> Any:
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
     if result.anchors:
-        table.add_column("published", ratio=1)
+        table.add_column("published", ratio=1, min_width=30)
     for anchor in result.anchors:
         figure = result.figure(anchor.figure)
         published.setdefault(anchor.figure, []).append(f"{anchor.system} {_short(figure, anchor.value)}")

@@ -75,6 +75,7 @@ class Context:
         seconds_per_crystal: a crystal that takes a step longer is a failure.
         cache: of results by content.
         seed: of the bootstrap.
+        potential: whether metrics that need a machine-learned potential are wanted.
         progress: called as work goes on.
     """
 
@@ -88,6 +89,7 @@ class Context:
     seconds_per_crystal: float = 30.0
     cache: ResultCache
     seed: int = 0
+    potential: bool = True
     progress: StageProgress | None = None
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 

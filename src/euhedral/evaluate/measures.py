@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from euhedral.evaluate.context import Context, Measured
-from euhedral.evaluate.measures_crystal import measure_symmetry, measure_validity
+from euhedral.evaluate.measures_crystal import measure_symmetry, measure_templates, measure_validity
 from euhedral.evaluate.measures_distribution import (
     measure_coverage,
     measure_divergence,
@@ -14,7 +14,8 @@ from euhedral.evaluate.measures_distribution import (
     measure_mmd,
     measure_wasserstein,
 )
-from euhedral.evaluate.measures_prediction import measure_match
+from euhedral.evaluate.measures_potential import measure_embedding, measure_energy
+from euhedral.evaluate.measures_prediction import measure_match, measure_relaxation
 from euhedral.evaluate.measures_set import measure_unique
 from euhedral.evaluate.measures_supply import measure_supply
 
@@ -31,4 +32,8 @@ MEASURES: Mapping[str, Measure] = {
     "supply": measure_supply,
     "unique": measure_unique,
     "match": measure_match,
+    "relaxation": measure_relaxation,
+    "templates": measure_templates,
+    "energy": measure_energy,
+    "embedding": measure_embedding,
 }

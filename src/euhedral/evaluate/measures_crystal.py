@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from euhedral.evaluate.bootstrap import statistic_interval
 from euhedral.evaluate.context import Context, Measured, make_figure
+from euhedral.evaluate.crystal_map import map_crystals
 from euhedral.evaluate.histograms import categories, simple_distributions
 from euhedral.evaluate.report import Distribution, Failure, Figure
 from euhedral.evaluate.symmetry import SymmetrySummary, space_group_distance
@@ -22,9 +23,11 @@ from euhedral.evaluate.validity import (
 )
 
 if TYPE_CHECKING:
+    from euhedral.crystal.batch import CrystalBatch
     from euhedral.data.samples import Samples
 
 _SYMMETRY_VERSION = 1
+_LOST = b"finding it ended the worker process (memory?)"
 _STRUCTURE_VERSION = 1
 
 
@@ -178,13 +181,13 @@ def _space_groups(context: Context, samples: Samples, symprec: float) -> tuple[S
     def find() -> tuple[SymmetrySummary, list[int]]:
         from importlib.metadata import version
 
-        from euhedral.crystal.symmetry import space_group
-
         tool = f"moyopy {version('moyopy')}"
         sound = buildable(context, samples)
 
-        def compute(part: Any, _: Any) -> list[bytes]:
-            return [f"{group.number} {group.error or ''}".encode() for group in space_group(part, symprec=symprec)]
+        def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
+            return map_crystals(
+                find_groups, part, (symprec,), workers=context.workers, lost=b"0 " + _LOST, progress=progress
+            )
 
         batch = samples.crystals if len(sound) == len(samples) else samples.crystals[sound]
         settings = {"symprec": symprec, "tool": tool}
@@ -242,3 +245,52 @@ def _symmetry_distributions(own: SymmetrySummary, other: SymmetrySummary | None)
             reference=None if other is None else tuple(other.crystal_systems[name] for name in systems),
         ),
     )
+
+
+def measure_templates(context: Context, settings: Mapping[str, Any]) -> Measured:
+    """Share of crystals whose Wyckoff template no known crystal has."""
+    known = context.known()
+    symprecs = float(settings["symprec"]), float(settings["symprec_known"])
+    own = _templates(context, context.samples, symprecs[0])
+    held = set(_templates(context, known, symprecs[1])) - {""}
+    novel = np.array([template != "" and template not in held for template in own], dtype=bool)
+    note = (
+        f"moyopy, symprec {symprecs[0]:g} Å (samples) and {symprecs[1]:g} Å (known); "
+        f"{len(held)} known templates of {len(known)} crystals"
+    )
+    return Measured(
+        figures=(context.share("symmetry.novel_template", novel, note=note),),
+        columns={"wyckoff_template": [template or None for template in own]},
+    )
+
+
+def _templates(context: Context, samples: Samples, symprec: float) -> list[str]:
+    """Wyckoff template of each crystal as text, empty where it has none."""
+
+    def find() -> list[str]:
+        from importlib.metadata import version
+
+        def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
+            return map_crystals(find_templates, part, (symprec,), workers=context.workers, lost=b"", progress=progress)
+
+        settings = {"symprec": symprec, "tool": f"moyopy {version('moyopy')}"}
+        found = context.for_each(
+            "wyckoff template", _SYMMETRY_VERSION, settings, samples.crystals, compute, stage="wyckoff templates"
+        )
+        return [text.decode() for text in found]
+
+    return context.once(("templates", symprec, id(samples)), find)
+
+
+def find_groups(batch: CrystalBatch, symprec: float) -> list[bytes]:
+    """Space-group number and, where there is none, why; body of a worker process."""
+    from euhedral.crystal.symmetry import space_group
+
+    return [f"{group.number} {group.error or ''}".encode() for group in space_group(batch, symprec=symprec)]
+
+
+def find_templates(batch: CrystalBatch, symprec: float) -> list[bytes]:
+    """Wyckoff template of each crystal, empty where there is none; body of a worker process."""
+    from euhedral.evaluate.wyckoff import wyckoff_templates
+
+    return [str(record.template or "").encode() for record in wyckoff_templates(batch, symprec=symprec)]

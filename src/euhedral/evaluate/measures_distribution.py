@@ -69,8 +69,8 @@ def measure_coverage(context: Context, settings: Mapping[str, Any]) -> Measured:
         other.values,
         compositions[1],
         cutoffs=cutoffs,
-        reasons=_first(context, context.samples, own.reasons),
-        reference_reasons=_first(context, reference, other.reasons),
+        reasons=first_reasons(context, context.samples, own.reasons),
+        reference_reasons=first_reasons(context, reference, other.reasons),
     )
     note = f"cutoffs {cutoffs.structure:g} (structure) and {cutoffs.composition:g} (composition)"
     figures = (
@@ -83,7 +83,7 @@ def measure_coverage(context: Context, settings: Mapping[str, Any]) -> Measured:
     )
     return Measured(
         figures=figures,
-        failures=_failures(context, found.samples.reasons, "fingerprint"),
+        failures=stage_failures(context, found.samples.reasons, "fingerprint"),
         columns={
             "nearest_structure_distance": _or_none(found.samples.structure_distance),
             "nearest_composition_distance": _or_none(found.samples.composition_distance),
@@ -102,7 +102,7 @@ def measure_wasserstein(context: Context, settings: Mapping[str, Any]) -> Measur
         quantities.append(_Quantity(name=name, title=title, unit=unit, own=own, other=other))
     figures, distributions = [], []
     for quantity in quantities:
-        figures.append(_wasserstein_figure(context, quantity))
+        figures.append(wasserstein_figure(context, quantity.name, quantity.unit, quantity.own, quantity.other))
         if quantity.name == "coordination":
             distributions.append(
                 histogram(quantity.name, quantity.title, quantity.own, quantity.other, unit=quantity.unit)
@@ -241,22 +241,33 @@ _QUANTITIES: Mapping[str, tuple[str, str, Callable[[Context, Samples], NDArray[n
 _QUADRATIC = "no interval: its time grows with the square of the crystals"
 
 
-def _wasserstein_figure(context: Context, quantity: _Quantity) -> Figure:
-    found = wasserstein(quantity.own, quantity.other)
-    name = f"wasserstein.{quantity.name}"
+def wasserstein_figure(
+    context: Context,
+    quantity: str,
+    unit: str,
+    own: NDArray[np.float64],
+    other: NDArray[np.float64],
+    *,
+    note: str = "",
+) -> Figure:
+    """Wasserstein distance of one number a crystal, with the interval of the samples."""
+    found = wasserstein(own, other)
+    name = f"wasserstein.{quantity}"
     interval = None
     if len(found.samples) and len(found.reference):
         kinds, counts = np.unique(found.samples, return_counts=True)
         distance = _distance_from_counts(kinds, found.reference)
         interval = statistic_interval(counts, distance, rng=context.rng(name), distance=True)
-    left = f"; {found.samples_left_out} without a value" if found.samples_left_out else ""
+    parts = ["interval of the samples, the reference as it is", note]
+    if found.samples_left_out:
+        parts.append(f"{found.samples_left_out} without a value")
     return make_figure(
         name,
         found.value,
         interval,
-        samples=len(quantity.own),
-        unit=quantity.unit,
-        note=f"interval of the samples, the reference as it is{left}",
+        samples=len(own),
+        unit=unit,
+        note="; ".join(part for part in parts if part),
         better="lower",
     )
 
@@ -319,12 +330,12 @@ def _sound_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[~np.isnan(values).all(axis=1)]
 
 
-def _first(context: Context, samples: Samples, reasons: Sequence[str | None]) -> list[str | None]:
+def first_reasons(context: Context, samples: Samples, reasons: Sequence[str | None]) -> list[str | None]:
     """The reader's or the builder's reason before that of the fingerprint."""
     return [broken or reason for broken, reason in zip(unbuildable(context, samples), reasons, strict=True)]
 
 
-def _failures(context: Context, reasons: Sequence[str | None], stage: str) -> tuple[Failure, ...]:
+def stage_failures(context: Context, reasons: Sequence[str | None], stage: str) -> tuple[Failure, ...]:
     """Failures of this stage alone: what could not be built is told by the validity."""
     broken = unbuildable(context, context.samples)
     return tuple(

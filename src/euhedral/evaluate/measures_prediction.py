@@ -12,7 +12,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import CrystalError
 from euhedral.evaluate.bootstrap import ratio_interval
 from euhedral.evaluate.cache import joined_key
-from euhedral.evaluate.context import Context, Measured, make_figure
+from euhedral.evaluate.context import Context, Measured, NotMeasurable, make_figure
 from euhedral.evaluate.matching import FILTERS, Filter, MatchRecord, match_pairs
 from euhedral.evaluate.measures_crystal import (
     composition_verdicts,
@@ -183,4 +183,36 @@ def _volumes(context: Context, reference: Samples) -> Parity:
         unit="Å³",
         wanted=volumes(reference.crystals),
         obtained=volumes(context.crystals),
+    )
+
+
+def measure_relaxation(context: Context, settings: Mapping[str, Any]) -> Measured:
+    """How far the atoms of a sample move when it is relaxed: rms displacement in Å of the samples that match themselves.
+
+    The matcher's rms is in units of (V/N)^(1/3), with V the geometric mean of both volumes, to which it scales the two.
+    """
+    if context.relaxed is None:
+        raise NotMeasurable("needs the samples after relaxation (--relaxed)")
+    own, after = context.samples, context.relaxed
+    records = _compared(context, own.crystals, after.crystals, {**settings, "rule": "cdvae"})
+    rms = np.array([np.nan if record.rms is None else record.rms for record in records], dtype=np.float64)
+    lengths = [
+        (batch.volume.double() / batch.num_atoms.clamp(min=1)).pow(1 / 6).numpy()
+        for batch in (own.crystals, after.crystals)
+    ]
+    displacements = rms * lengths[0] * lengths[1]
+    broken = unbuildable(context, own)
+    return Measured(
+        figures=(
+            context.mean_of_known(
+                "relaxation.rmsd", displacements, unit="Å", note=tolerance_note(settings), better="lower"
+            ),
+            context.share("relaxation.matched", np.isfinite(rms), note=tolerance_note(settings), better="higher"),
+        ),
+        failures=tuple(
+            Failure(index=i, stage="relaxation", reason=after.reasons[i] or record.reason)
+            for i, record in enumerate(records)
+            if record.reason is not None and broken[i] is None
+        ),
+        columns={"relaxation_rmsd": [float(value) if np.isfinite(value) else None for value in displacements]},
     )

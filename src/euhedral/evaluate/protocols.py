@@ -87,7 +87,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="cdvae",
         version="1.0",
         title="De novo generation by the protocol of CDVAE (Xie et al., ICLR 2022)",
-        metrics=(_VALIDITY, _COVERAGE, _WASSERSTEIN, _GENERATED_SYMMETRY),
+        metrics=(_VALIDITY, _COVERAGE, _WASSERSTEIN, _GENERATED_SYMMETRY, Metric(name="energy")),
         anchored=("validity", "coverage", "wasserstein"),
     ),
     Protocol(
@@ -103,13 +103,19 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="mattergen",
         version="1.0",
         title="Discovery by the protocol of MatterGen (Zeni et al., Nature 2025): stable, unique and novel",
-        metrics=(_VALIDITY, _UNIQUE, _GENERATED_SYMMETRY),
+        metrics=(
+            _VALIDITY,
+            _UNIQUE,
+            Metric(name="relaxation", settings=_UNIQUE.settings),
+            _GENERATED_SYMMETRY,
+            Metric(name="templates", settings=MappingProxyType({"symprec": 0.1, "symprec_known": 0.01})),
+        ),
         anchored=("discovery", "relaxation"),
     ),
     Protocol(
         name="lemat",
         version="1.0",
-        title="The families of LeMat-GenBench (arXiv 2512.04562) that need no potential",
+        title="The families of LeMat-GenBench (arXiv 2512.04562), but for its energies",
         metrics=(
             _VALIDITY,
             _UNIQUE,
@@ -118,6 +124,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
             Metric(name="mmd", settings=MappingProxyType({"quantities": ["density", "volume_per_atom"]})),
             Metric(name="supply"),
             _GENERATED_SYMMETRY,
+            Metric(name="embedding"),
         ),
     ),
 )

@@ -57,6 +57,7 @@ class Settings:
         seconds_per_crystal: a crystal or pair that takes longer in one step is a failure.
         cache: folder of results by content, "default" for that of the platform, None for no cache.
         seed: of the bootstrap.
+        potential: whether to compute what needs a machine-learned potential (CHGNet, some 10 ms a crystal).
     """
 
     dataset: str = "mp_20"
@@ -64,6 +65,7 @@ class Settings:
     seconds_per_crystal: float = 30.0
     cache: str | Path | None = DEFAULT_CACHE
     seed: int = 0
+    potential: bool = True
 
     def __post_init__(self) -> None:
         find_dataset(self.dataset)
@@ -116,8 +118,8 @@ def evaluate(
         overwrite: replace an earlier report in `folder`.
         limit_atoms: crystals with more atoms count as not read.
         progress: called with (stage, done, total).
-        settings: fields of `Settings`: dataset, workers, seconds_per_crystal, cache, seed. With more than one worker a
-            script needs the usual guard, `if __name__ == "__main__":`.
+        settings: fields of `Settings`: dataset, workers, seconds_per_crystal, cache, seed, potential. With more
+            than one worker a script needs the usual guard, `if __name__ == "__main__":`.
 
     Raises:
         ConfigError: on an unknown protocol, data set or setting.
@@ -220,6 +222,7 @@ def judge(
             seconds_per_crystal=settings.seconds_per_crystal,
             cache=cache,
             seed=settings.seed,
+            potential=settings.potential,
             progress=progress,
         )
         run = _Run(context, inputs, chosen)
