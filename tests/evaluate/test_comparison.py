@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,16 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError, EuhedralError
 from euhedral.evaluate import comparison
 from euhedral.evaluate.comparison import (
+    Comparison,
     ComparisonPool,
     PlainCrystal,
     StructureComparer,
+    Task,
     Tolerances,
+    compare_pairs,
     comparison_pool,
     plain_crystals,
+    run_plan,
 )
 
 
@@ -56,7 +61,7 @@ def test_what_the_matcher_raises_is_the_reason(comparer: StructureComparer) -> N
 def test_a_late_pair_is_ended_and_the_next_one_compared(
     comparer: StructureComparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = simple(12.0, 40)
+    many = simple(60.0, 300)
     comparer._running()
     with monkeypatch.context() as patch:
         patch.setattr(comparer, "_seconds", 0.002)
@@ -70,11 +75,59 @@ def test_a_process_that_dies_within_a_pair_is_a_record_and_is_replaced(comparer:
     process = comparer._running()
     killer = threading.Timer(0.05, process.kill)
     killer.start()
-    many = simple(20.0, 300)  # takes far longer than the process lives
+    many = simple(60.0, 500)  # takes far longer than the process lives
     outcome = comparer.compare(many, many, rms=True)
     killer.join()
     assert outcome.reason == "the comparison process ended (memory?)"
     assert comparer.compare(simple(), simple(), rms=False).matched
+
+
+def hard(atoms: int = 300) -> PlainCrystal:
+    """One element at random in a wide cell: far too many assignments for a short time limit."""
+    frac = torch.rand(atoms, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return PlainCrystal(cell=simple(60.0).cell, frac=frac.tolist(), species=[3] * atoms)
+
+
+@pytest.mark.parametrize("plan", ["pairs", "sift", "first"])
+def test_a_task_goes_on_after_the_pair_that_ended_the_process(
+    comparer: StructureComparer, monkeypatch: pytest.MonkeyPatch, plan: Any
+) -> None:
+    crystals = [simple(), simple(5.0, 1), hard(), hard(), simple(), simple(4.0, 2)]
+    groups = {"pairs": [(0, 4), (2, 3), (1, 4), (0, 5)], "sift": [(0, 1, 4), (2, 3), (5, 1)]}
+    task = Task(plan=plan, crystals=crystals, groups=groups.get(plan, [(4, 1, 0), (3, 2), (5, 1, 4)]), rms=False)
+    comparer.compare(simple(), simple(), rms=True)  # the process is up and has loaded all that it needs
+    asked: list[tuple[int, int]] = []
+    expected = {(i, j): Comparison(matched=False, reason="not decided within 0.5 s") for i, j in ((2, 3),)}
+
+    def compare(i: int, j: int) -> Comparison:
+        asked.append((i, j))
+        alike = len(crystals[i].species) == len(crystals[j].species) == 2
+        return expected.get((i, j), Comparison(matched=alike, reason=None if alike else "no match"))
+
+    run_plan(plan, task.groups, compare)
+    monkeypatch.setattr(comparer, "_seconds", 0.5)
+    outcomes = comparer.run(task)
+    assert outcomes.decided == len(asked)
+    for i, j in list(asked):
+        assert (outcomes[i, j].matched, outcomes[i, j].reason) == (compare(i, j).matched, compare(i, j).reason)
+
+
+def test_pairs_come_back_in_their_order_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "PAIRS_AT_ONCE", 2)
+    crystals = [simple(), simple(5.0, 1), simple(4.4)]
+    pairs = [(0, 2), (0, 1), (1, 1), (2, 0), (1, 2)]
+    calls: list[tuple[int, int]] = []
+    found = compare_pairs(
+        crystals,
+        pairs,
+        tolerances=Tolerances(),
+        rms=True,
+        seconds_per_pair=60,
+        workers=2,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert [outcome.matched for outcome in found] == [True, False, True, True, False]
+    assert calls[-1] == (5, 5) and len(calls) == 5
 
 
 def test_leaving_early_ends_the_processes() -> None:

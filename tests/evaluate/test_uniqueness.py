@@ -7,10 +7,10 @@ import torch
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError
-from euhedral.evaluate.comparison import Comparison
+from euhedral.evaluate.comparison import Comparison, Outcomes, local_task, plain_crystals
 from euhedral.evaluate.uniqueness import (
     DuplicateRecord,
-    _sift,
+    _records,
     find_duplicates,
     known_formula_mask,
     reduced_formulas,
@@ -68,18 +68,14 @@ def test_nothing_to_compare() -> None:
 
 
 def test_an_undecided_pair_is_not_unique_and_starts_no_kind() -> None:
-    late = "not decided within 1 s"
-    outcomes = {(0, 1): late, (0, 2): "no match", (0, 3): late, (2, 3): None}
-
-    class Scripted:
-        def compare(self, first: int, second: int, *, rms: bool) -> Comparison:
-            reason = outcomes[first, second]
-            return Comparison(matched=reason is None, reason=reason)
-
-    records = _sift(range(4), range(4), Scripted())  # pyright: ignore[reportArgumentType]
-    assert records[1] == DuplicateRecord(index=1, duplicate_of=None, reason="against crystal 0: not decided within 1 s")
+    late = Comparison(matched=False, reason="not decided within 1 s")
+    crystals = plain_crystals(CrystalBatch.concat([binary(CENTRE)] * 8))
+    local = local_task("sift", crystals, [[4, 5, 6, 7]], rms=False)
+    outcomes = Outcomes(by_pair={(0, 1): late, (0, 3): late, (2, 3): Comparison(matched=True)})
+    records = _records(local, outcomes)
+    assert records[1] == DuplicateRecord(index=5, duplicate_of=None, reason="against crystal 4: not decided within 1 s")
     assert [r.unique for r in records] == [True, False, True, False]
-    assert records[3] == DuplicateRecord(index=3, duplicate_of=2, reason=None)  # a match settles what was undecided
+    assert records[3] == DuplicateRecord(index=7, duplicate_of=6, reason=None)  # a match settles what was undecided
 
 
 def test_formulas_are_reduced_and_known_ones_found() -> None:

@@ -1,9 +1,10 @@
-"""Comparison of two crystals by pymatgen's StructureMatcher in worker processes, with a time limit for each pair.
+"""Comparison of crystals in worker processes, with a time limit for each pair.
 
-An odd cell can keep the matcher busy for hours inside compiled code, which no exception can interrupt, or ask for more
-memory than there is. Each comparison therefore runs in a process of its own kind that is ended when its time is over;
-the pair becomes a record with that reason and a new process takes the next pair. The processes read and write one JSON
-line a pair; this module imports neither torch nor pymatgen at the top, so that they start quickly.
+An odd cell can keep a matcher busy for hours inside compiled code, which no exception can interrupt, or ask for more
+memory than there is. Comparisons therefore run in processes of their own kind. A process gets a whole task at once,
+pairs or buckets of crystals with a plan of which pairs to compare, and answers with a line as each pair is decided; when
+the time of a pair is over the process is ended, the pair becomes a record with that reason, and a new process goes on
+with the next pair. This module imports neither torch nor pymatgen at the top, so that the processes start quickly.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from euhedral.errors import ConfigError, EuhedralError
 
@@ -32,10 +33,10 @@ Progress = Callable[[int, int], None]
 
 SECONDS_TO_START = 300.0
 """Longest time for a worker process to import its libraries."""
-MEMORY_LIMIT = 8 * 2**30
-"""Address space of a worker process in bytes, where the system can limit it."""
+PAIRS_AT_ONCE = 64
+"""Most pairs that a process gets in one task of single pairs."""
 
-_COMMAND = "from euhedral.evaluate.comparison import serve; serve()"
+_COMMAND = "from euhedral.evaluate.serving import serve; serve()"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,84 @@ def plain_crystals(batch: CrystalBatch) -> list[PlainCrystal]:
     return crystals
 
 
+Compare = Callable[[int, int], Comparison]
+"""Outcome of two crystals of a task, by their positions in it."""
+Plan = Literal["pairs", "sift", "first"]
+"""What is compared of a group of crystals: its two, each with the first of every kind before it, or the first with
+the others until one matches."""
+
+NO_MATCH = Comparison(matched=False, reason="no match")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Crystals, groups of their positions, and what to compare in each group.
+
+    Attributes:
+        plan: which pairs of a group are compared; the pairs may depend on the outcomes before them.
+        crystals: all crystals of the groups.
+        groups: positions in `crystals`.
+        rms: whether to search for the mapping of least rms, else any mapping within the tolerances.
+        disorder: whether to compare by the disordered-aware rule of `novelty`, in place of the ordered one.
+    """
+
+    plan: Plan
+    crystals: Sequence[PlainCrystal]
+    groups: Sequence[Sequence[int]]
+    rms: bool
+    disorder: bool = False
+
+
+@dataclass
+class Outcomes:
+    """What is known of a task: outcomes by pair (no match where none is given), and how many pairs are decided."""
+
+    by_pair: dict[tuple[int, int], Comparison]
+    decided: int = 0
+
+    def __getitem__(self, pair: tuple[int, int]) -> Comparison:
+        return self.by_pair.get(pair, NO_MATCH)
+
+
+def sift(group: Sequence[int], compare: Compare) -> list[tuple[int, int | None, str | None]]:
+    """Each crystal against the first of every kind before it.
+
+    Returns:
+        (position, the crystal that it was decided to equal or that it could not be compared with, why it could not);
+        a crystal of a new kind has neither.
+    """
+    kinds: list[int] = []
+    found = []
+    for i in group:
+        partner, undecided = None, None
+        for kind in kinds:
+            outcome = compare(kind, i)
+            if outcome.matched:
+                partner, undecided = kind, None
+                break
+            if outcome.reason != NO_MATCH.reason:
+                partner, undecided = kind, outcome.reason
+        found.append((i, partner, undecided))
+        if partner is None:
+            kinds.append(i)
+    return found
+
+
+def run_plan(plan: Plan, groups: Sequence[Sequence[int]], compare: Compare) -> None:
+    """Call `compare` for the pairs of a plan, in order."""
+    for group in groups:
+        if plan == "pairs":
+            compare(group[0], group[1])
+        elif plan == "sift":
+            sift(group, compare)
+        else:
+            for other in group[1:]:
+                if compare(other, group[0]).matched:
+                    break
+
+
 class StructureComparer:
-    """One worker process that compares pairs one after the other; started again after each pair that ended it.
+    """One worker process that does one task after the other; started again after each pair that ended it.
 
     Args:
         tolerances: of the matcher.
@@ -114,24 +191,33 @@ class StructureComparer:
         """Match `second` onto `first`; with `rms` search for the mapping of smallest rms, else stop at the first.
 
         Raises:
-            EuhedralError: if worker processes cannot be started.
+            EuhedralError: if worker processes cannot be started, or the comparer was closed.
         """
-        request = json.dumps({"first": asdict(first), "second": asdict(second), "rms": rms})
-        process = self._running()
-        started = time.perf_counter()
-        answer, late = _exchange(process, request, self._seconds)
-        seconds = time.perf_counter() - started
-        if late or not answer:
+        return self.run(Task(plan="pairs", crystals=[first, second], groups=[(0, 1)], rms=rms))[0, 1]
+
+    def run(self, task: Task) -> Outcomes:
+        """Do a task; every pair that the plan asks for gets an outcome.
+
+        Raises:
+            EuhedralError: if worker processes cannot be started, or the comparer was closed.
+        """
+        outcomes = Outcomes(by_pair={})
+        request = {**vars(task), "crystals": [vars(crystal) for crystal in task.crystals]}  # asdict would copy all
+        while True:
+            process = self._running()
+            finished, late = _converse(process, request, outcomes, self._seconds)
+            if finished:
+                return outcomes
             self._end()
-        if answer:
-            return Comparison(**json.loads(answer), seconds=seconds)
-        if self._closed:
-            return Comparison(matched=False, reason="cancelled", seconds=seconds)
-        reason = f"not decided within {self._seconds:g} s" if late else "the comparison process ended (memory?)"
-        return Comparison(matched=False, reason=reason, seconds=seconds)
+            pair = _pair_under_way(task, outcomes)
+            if pair is None:
+                return outcomes
+            reason = f"not decided within {self._seconds:g} s" if late else "the comparison process ended (memory?)"
+            outcomes.by_pair[pair] = Comparison(matched=False, reason=reason, seconds=self._seconds if late else 0.0)
+            outcomes.decided += 1
 
     def close(self) -> None:
-        """End the worker process; a comparison in progress returns as cancelled."""
+        """End the worker process; a task in progress raises."""
         self._closed = True
         self._end()
 
@@ -205,66 +291,144 @@ class ComparisonPool:
             self._free.put(comparer)
 
 
-def serve() -> None:
-    """Body of a worker process: tolerances on the first line of stdin, then one pair a line; answers on stdout."""
-    import signal
-    import warnings
+def compare_pairs(
+    crystals: Sequence[PlainCrystal],
+    pairs: Sequence[tuple[int, int]],
+    *,
+    tolerances: Tolerances,
+    rms: bool,
+    seconds_per_pair: float,
+    workers: int,
+    progress: Progress | None = None,
+) -> list[Comparison]:
+    """Outcome of each pair of positions in `crystals`; progress counts pairs.
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends this process itself
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    sys.stdout = sys.stderr  # a library that prints must not break the protocol
-    _limit_memory()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pymatgen.analysis.structure_matcher import StructureMatcher
-
-        matcher = StructureMatcher(**json.loads(sys.stdin.readline()))
-        _say(answers, {"ready": True})
-        for line in sys.stdin:
-            _say(answers, _compare_here(matcher, json.loads(line)))
-
-
-def _compare_here(matcher: Any, request: dict[str, Any]) -> dict[str, Any]:
-    from pymatgen.core import Structure
-
-    try:
-        first, second = (
-            Structure(request[key]["cell"], request[key]["species"], request[key]["frac"])
-            for key in ("first", "second")
-        )
-        if not request["rms"]:
-            matched = bool(matcher.fit(first, second))
-            return {"matched": matched, "reason": None if matched else "no match"}
-        found = matcher.get_rms_dist(first, second)
-    # Anything that the matcher raises on an odd cell is the outcome of this pair, with its reason.
-    except Exception as error:
-        return {"matched": False, "reason": f"{type(error).__name__}: {error}"[:300]}
-    if found is None:
-        return {"matched": False, "reason": "no match"}
-    return {"matched": True, "rms": float(found[0])}
+    Raises:
+        ConfigError: on no workers or a time limit that is not positive.
+    """
+    size = max(1, min(PAIRS_AT_ONCE, -(-len(pairs) // (4 * workers)))) if workers > 0 else 1
+    parts = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    tasks = [local_task("pairs", crystals, part, rms=rms) for part in parts]
+    outcomes: list[Comparison] = [NO_MATCH] * len(pairs)
+    done = 0
+    with comparison_pool(tolerances, seconds_per_pair=seconds_per_pair, workers=workers) as pool:
+        for position, found in pool.run([task.job for task in tasks]):
+            for k, (i, j) in enumerate(tasks[position].task.groups):
+                outcomes[position * size + k] = found[i, j]
+            done += len(parts[position])
+            if progress is not None:
+                progress(done, len(pairs))
+    return outcomes
 
 
-def _exchange(process: subprocess.Popen[str], request: str, seconds: float) -> tuple[str, bool]:
-    """Send a request and wait; the answer ('' if the process ended without one), and whether the time was over."""
-    late = threading.Event()
+@dataclass(frozen=True, kw_only=True)
+class LocalTask:
+    """A task with the crystals of its groups only; `positions` says which of the whole each one is."""
 
-    def expire() -> None:
-        late.set()
-        process.kill()
+    task: Task
+    positions: Sequence[int]
 
-    timer = threading.Timer(seconds, expire)
-    timer.daemon = True
-    timer.start()
+    def job(self, comparer: StructureComparer) -> Outcomes:
+        """Do the task."""
+        return comparer.run(self.task)
+
+
+def local_task(
+    plan: Plan,
+    crystals: Sequence[PlainCrystal],
+    groups: Sequence[Sequence[int]],
+    *,
+    rms: bool,
+    disorder: bool = False,
+) -> LocalTask:
+    """A task on groups of positions in `crystals` that carries no other crystals."""
+    positions = sorted({i for group in groups for i in group})
+    where = {i: k for k, i in enumerate(positions)}
+    task = Task(
+        plan=plan,
+        crystals=[crystals[i] for i in positions],
+        groups=[[where[i] for i in group] for group in groups],
+        rms=rms,
+        disorder=disorder,
+    )
+    return LocalTask(task=task, positions=positions)
+
+
+def _converse(
+    process: subprocess.Popen[str], request: dict[str, Any], outcomes: Outcomes, seconds: float
+) -> tuple[bool, bool]:
+    """Send a task and note the outcomes as they come; whether it came to its end, and whether a pair was late."""
+    known = [[i, j, asdict(outcome)] for (i, j), outcome in outcomes.by_pair.items()]
+    line = json.dumps({**request, "known": known, "decided": outcomes.decided})
+    limit = _TimeLimit(process, seconds)
     try:
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(request + "\n")
+        process.stdin.write(line + "\n")
         process.stdin.flush()
-        answer = process.stdout.readline()
+        for answer in process.stdout:
+            limit.renew()
+            if not answer.endswith("\n"):
+                break
+            if answer == "end\n":
+                return True, False
+            if answer != ".\n":  # a dot stands for no match
+                i, j, outcome = json.loads(answer)
+                outcomes.by_pair[i, j] = Comparison(**outcome)
+            outcomes.decided += 1
     except (OSError, ValueError):  # the pipe closed under us: the process was ended
-        answer = ""
+        pass
     finally:
-        timer.cancel()
-    return (answer if answer.endswith("\n") else ""), late.is_set()
+        limit.stop()
+    return False, limit.late
+
+
+def _pair_under_way(task: Task, outcomes: Outcomes) -> tuple[int, int] | None:
+    """The pair at which a process ended: the first that is not decided. None if all are."""
+    position = 0
+
+    class Reached(Exception):
+        pass
+
+    pair: list[tuple[int, int]] = []
+
+    def compare(i: int, j: int) -> Comparison:
+        nonlocal position
+        if position == outcomes.decided:
+            pair.append((i, j))
+            raise Reached
+        position += 1
+        return outcomes[i, j]
+
+    try:
+        run_plan(task.plan, task.groups, compare)
+    except Reached:
+        return pair[0]
+    return None
+
+
+class _TimeLimit:
+    """Ends a process that gives no sign of life for a time."""
+
+    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
+        self.late = False
+        self._process = process
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._end = time.monotonic() + seconds
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def renew(self) -> None:
+        self._end = time.monotonic() + self._seconds
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(max(self._end - time.monotonic(), 0)):
+            if time.monotonic() >= self._end:
+                self.late = True
+                self._process.kill()
+                return
 
 
 def _start_worker(tolerances: Tolerances) -> subprocess.Popen[str]:
@@ -280,8 +444,7 @@ def _start_worker(tolerances: Tolerances) -> subprocess.Popen[str]:
             encoding="utf-8",
             env=environment,
         )
-        answer, _ = _exchange(process, json.dumps(asdict(tolerances)), SECONDS_TO_START)
-        if not answer:
+        if not _greeted(process, tolerances):
             process.kill()
             process.wait()
             for stream in (process.stdin, process.stdout):
@@ -292,19 +455,18 @@ def _start_worker(tolerances: Tolerances) -> subprocess.Popen[str]:
     return process
 
 
-def _limit_memory() -> None:
+def _greeted(process: subprocess.Popen[str], tolerances: Tolerances) -> bool:
+    """Send the tolerances and wait until the process is ready; False if it ended or took too long."""
+    assert process.stdin is not None and process.stdout is not None
+    limit = _TimeLimit(process, SECONDS_TO_START)
     try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def _say(stream: IO[str], answer: dict[str, Any]) -> None:
-    stream.write(json.dumps(answer) + "\n")
-    stream.flush()
+        process.stdin.write(json.dumps(asdict(tolerances)) + "\n")
+        process.stdin.flush()
+        return process.stdout.readline().endswith("\n")
+    except (OSError, ValueError):  # it ended before it read
+        return False
+    finally:
+        limit.stop()
 
 
 @contextmanager

@@ -191,9 +191,7 @@ def _candidates(
             )
 
 
-def _near(
-    own: ndarray, which: ndarray, relative: ndarray, block: slice, tolerance: ndarray
-) -> tuple[ndarray, ndarray]:
+def _near(own: ndarray, which: ndarray, relative: ndarray, block: slice, tolerance: ndarray) -> tuple[ndarray, ndarray]:
     """Keep the candidates where each atom of a block has one near it; the atoms are looked at a few at a time."""
     start = block.start
     while start < block.stop and len(own):

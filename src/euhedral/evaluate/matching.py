@@ -1,6 +1,7 @@
 """Match rate and RMSE of predicted crystals against references, by the convention of the prediction benchmarks.
 
-A prediction matches if pymatgen's StructureMatcher(stol=0.5, ltol=0.3, angle_tol=10) maps it onto its reference; the
+A prediction matches if StructureMatcher(stol=0.5, ltol=0.3, angle_tol=10) maps it onto its reference, by `matcher`'s
+implementation of pymatgen's rules; the
 RMSE is the mean over the matched pairs of the rms displacement divided by (V/N)^(1/3) (CDVAE, Xie et al., ICLR 2022;
 DiffCSP, Jiao et al., NeurIPS 2023). Pairs are one to one and each stays in the denominator. Published scripts drop
 matches of crystals that fail the validity checks, and differ in whose: figures are given for each convention by name.
@@ -11,19 +12,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from euhedral.errors import ConfigError, CrystalError
 from euhedral.evaluate.comparison import (
     Comparison,
-    PlainCrystal,
     Progress,
-    StructureComparer,
     Tolerances,
-    comparison_pool,
+    compare_pairs,
     plain_crystals,
 )
 from euhedral.evaluate.validity import (
@@ -261,9 +259,7 @@ def _compare_pairs(
 ) -> list[Comparison]:
     outcomes = _decided_beforehand(predicted, reference)
     open_pairs = [i for i, outcome in enumerate(outcomes) if outcome is None]
-    first, second = plain_crystals(predicted), plain_crystals(reference)
-    jobs: list[Callable[[StructureComparer], Comparison]] = [partial(_compare, first[i], second[i]) for i in open_pairs]
-    settled, total = len(outcomes) - len(jobs), len(outcomes)
+    settled, total = len(outcomes) - len(open_pairs), len(outcomes)
     if progress is not None and settled:
         progress(settled, total)
 
@@ -271,9 +267,18 @@ def _compare_pairs(
         if progress is not None:
             progress(settled + done, total)
 
-    with comparison_pool(tolerances, seconds_per_pair=seconds_per_pair, workers=workers) as pool:
-        for position, outcome in pool.run(jobs, report):
-            outcomes[open_pairs[position]] = outcome
+    crystals = plain_crystals(predicted) + plain_crystals(reference)
+    found = compare_pairs(
+        crystals,
+        [(i, len(predicted) + i) for i in open_pairs],
+        tolerances=tolerances,
+        rms=True,
+        seconds_per_pair=seconds_per_pair,
+        workers=workers,
+        progress=report,
+    )
+    for i, outcome in zip(open_pairs, found, strict=True):
+        outcomes[i] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
 
 
@@ -301,11 +306,7 @@ def _decided_beforehand(predicted: CrystalBatch, reference: CrystalBatch) -> lis
     return outcomes
 
 
-def _compare(first: PlainCrystal, second: PlainCrystal, comparer: StructureComparer) -> Comparison:
-    return comparer.compare(first, second, rms=True)
-
-
 def _matcher_version() -> str:
     from importlib.metadata import version
 
-    return f"pymatgen {version('pymatgen')} StructureMatcher"
+    return f"euhedral {version('euhedral')}, rules of pymatgen {version('pymatgen')} StructureMatcher"

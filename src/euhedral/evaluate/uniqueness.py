@@ -1,6 +1,6 @@
 """How many generated crystals differ from each other, and whose formulas are already known.
 
-Two crystals are the same if pymatgen's StructureMatcher maps one onto the other. Only crystals of the same reduced
+Two crystals are the same if the rules of pymatgen's StructureMatcher map one onto the other. Only crystals of the same reduced
 composition can be, so each composition is a bucket of its own; within it a crystal is compared with the first of every
 kind found so far. A pair that cannot be decided never makes a crystal unique.
 """
@@ -10,17 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from euhedral.crystal.formula import reduced_formula
 from euhedral.evaluate.comparison import (
-    PlainCrystal,
+    Comparison,
+    LocalTask,
+    Outcomes,
     Progress,
-    StructureComparer,
     Tolerances,
     comparison_pool,
+    local_task,
     plain_crystals,
+    sift,
 )
 from euhedral.evaluate.validity import composition_counts, construction_problems
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 UNIQUE_TOLERANCES = Tolerances(stol=0.3, ltol=0.2, angle_tol=5.0)
 """pymatgen's default tolerances, tighter than those of the prediction benchmarks."""
+
+CRYSTALS_AT_ONCE = 64
+"""Crystals of small buckets that a process gets in one task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +89,16 @@ def find_duplicates(
         if problems[i] is None:
             buckets.setdefault(counts, []).append(i)
     crystals = plain_crystals(batch)
-    jobs = [partial(_sift, bucket, crystals) for bucket in buckets.values() if len(bucket) > 1]
+    compared = [bucket for bucket in buckets.values() if len(bucket) > 1]
+    tasks = [local_task("sift", crystals, part, rms=False) for part in _parts(compared)]
+    done = 0
     with comparison_pool(tolerances, seconds_per_pair=seconds_per_pair, workers=workers) as pool:
-        for _, found in pool.run(jobs, progress):
-            for record in found:
+        for position, outcomes in pool.run([task.job for task in tasks]):
+            for record in _records(tasks[position], outcomes):
                 records[record.index] = record
+            done += len(tasks[position].task.groups)
+            if progress is not None:
+                progress(done, len(compared))
     return records
 
 
@@ -135,22 +145,33 @@ def known_formula_mask(batch: CrystalBatch, known: Collection[str]) -> Bool[Tens
     return torch.tensor([formula in known for formula in reduced_formulas(batch)], dtype=torch.bool)
 
 
-def _sift(
-    bucket: Sequence[int], crystals: Sequence[PlainCrystal], comparer: StructureComparer
-) -> list[DuplicateRecord]:
-    """Records of one bucket: every crystal against the first of each kind before it."""
-    kinds: list[int] = []
-    records = []
-    for i in bucket:
-        twin, undecided = None, None
-        for kind in kinds:
-            outcome = comparer.compare(crystals[kind], crystals[i], rms=False)
-            if outcome.matched:
-                twin, undecided = kind, None
-                break
-            if outcome.reason != "no match":
-                undecided = f"against crystal {kind}: {outcome.reason}"
-        records.append(DuplicateRecord(index=i, duplicate_of=twin, reason=undecided))
-        if twin is None and undecided is None:
-            kinds.append(i)
-    return records
+def _parts(buckets: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
+    """Buckets gathered into tasks of about as many crystals; the largest first, so that no worker ends long after."""
+    parts: list[list[Sequence[int]]] = []
+    gathered = CRYSTALS_AT_ONCE
+    for bucket in sorted(buckets, key=len, reverse=True):
+        if gathered + len(bucket) > CRYSTALS_AT_ONCE:
+            parts.append([])
+            gathered = 0
+        parts[-1].append(bucket)
+        gathered += len(bucket)
+    return parts
+
+
+def _records(local: LocalTask, outcomes: Outcomes) -> list[DuplicateRecord]:
+    """Records of the buckets of a task, from the outcomes of its pairs."""
+    where = local.positions
+
+    def compare(i: int, j: int) -> Comparison:
+        return outcomes[i, j]
+
+    found = []
+    for group in local.task.groups:
+        for i, partner, undecided in sift(group, compare):
+            twin = None if partner is None else where[partner]
+            if undecided is None:
+                found.append(DuplicateRecord(index=where[i], duplicate_of=twin, reason=None))
+            else:
+                reason = f"against crystal {twin}: {undecided}"
+                found.append(DuplicateRecord(index=where[i], duplicate_of=None, reason=reason))
+    return found
