@@ -26,9 +26,10 @@ MOST_NEIGHBOURS = 50_000
 
 COINCIDENT = "atoms coincide"
 OPEN_CELL = "no closed Voronoi cell"
+NO_FACE = "no Voronoi face within the cutoff"
 
 _VECTORS_AT_ONCE = 1_000_000
-_SAME_PLACE = 1e-8
+_SAME_PLACE = 1e-6
 # Vertices farther than 1e11 Å are rounding: the cell has no end in that direction.
 _CLOSED = 1e-11
 
@@ -63,7 +64,7 @@ def voronoi_faces(
         longest_diagonal: of the cell that the crystal came in, in Å; the largest cutoff.
 
     Returns:
-        The faces, and the sites without any, with their reasons (`COINCIDENT`, `OPEN_CELL`).
+        The faces, and the sites without any, with their reasons (`COINCIDENT`, `OPEN_CELL`, `NO_FACE`).
     """
     found: list[tuple[NDArray[np.int64], NDArray[np.float64], _Hull]] = []
     sites: list[int] = []
@@ -82,6 +83,9 @@ def voronoi_faces(
                 break
             if cutoff >= limit or len(vector) > MOST_NEIGHBOURS:
                 reasons[site] = OPEN_CELL
+                break
+            if _no_face(vector):
+                reasons[site] = NO_FACE
                 break
             cutoff = min(2 * cutoff, limit + 0.001)
             ((_, neighbour, vector),) = _neighbours(cell, frac, np.array([site]), cutoff)
@@ -111,6 +115,20 @@ def _hull(vector: NDArray[np.float64]) -> _Hull | None:
     if offset.max() > -_CLOSED:
         return None
     return _Hull(simplices=hull.simplices, adjacent=hull.neighbors, vertices=-normal / offset)
+
+
+def _no_face(vector: NDArray[np.float64]) -> bool:
+    """True if the site is a corner of one Delaunay tetrahedron only, where the published algorithm gives up.
+
+    A face has at least three vertices, one of which may be at infinity, and no pair of atoms has as many then.
+    """
+    from scipy.spatial import Delaunay, QhullError
+
+    try:
+        tetrahedra = Delaunay(np.concatenate([np.zeros((1, 3)), vector])).simplices
+    except QhullError:
+        return False
+    return int((tetrahedra == 0).any(1).sum()) == 1
 
 
 def _neighbours(
