@@ -2,7 +2,7 @@
 // Draws the charts of the page in its colours, and again where light becomes dark or the page is printed.
 (() => {
   const charts = JSON.parse(document.getElementById("data").textContent);
-  const plots = [...document.querySelectorAll(".plot")];
+  const plots = [...document.querySelectorAll(".drawing")];
   const print = matchMedia("print");
   const touch = matchMedia("(pointer: coarse)").matches;
   const PRINTED_WIDTH = 640, PRINTED_HEIGHT = 0.72;  // of a page of A4 or letter, and of the height on a screen

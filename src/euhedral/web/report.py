@@ -28,7 +28,7 @@ LARGEST_PICTURE = 120
 """Atoms of a cell beyond which it is not drawn."""
 MOST_REASONS = 50
 _MISSING = "–"
-_NUMBER = re.compile(r"(?<![A-Za-z])[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"(?<![\w-])[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 
 def write_report(
@@ -176,7 +176,7 @@ def _charts_html(charts: Sequence[Chart]) -> str:
             table = f"<details>{head}{_table_html(chart.columns, chart.rows[:MOST_ROWS])}{more}</details>"
         items.append(
             f'<figure class="chart{" wide" * chart.wide}"><h3>{escape(chart.title)}</h3>'
-            f'<div class="frame"><div class="plot" data-index="{index}" {_size(chart)} role="img" '
+            f'<div class="frame"><div class="drawing" data-index="{index}" {_size(chart)} role="img" '
             f'aria-label="{escape(chart.title)}. {escape(chart.summary)}"></div></div>'
             f"<figcaption>{escape(chart.summary)}</figcaption>{table}</figure>"
         )
