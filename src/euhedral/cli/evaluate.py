@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from euhedral.evaluate.report import Figure, ProtocolResult, Report
 
 REASONS_SHOWN = 8
+WIDE_ENOUGH = 110
+"""Columns of a terminal where published figures fit beside one's own; else they follow below."""
 
 
 def evaluate(
@@ -150,9 +152,15 @@ def stage_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 def print_report(console: Console, report: Report) -> None:
     """Tables of all protocols beside their published anchors, and what went wrong how often."""
     against = f" against {report.references:,}" if report.references else ""
-    console.print(f"{report.samples:,} crystals of {report.sources.get('samples', '?')}{against}", highlight=False)
+    console.print(
+        f"{report.samples:,} crystals of {report.sources.get('samples', '?')}{against}", highlight=False, soft_wrap=True
+    )
     for result in report.results:
-        console.print(_table(result))
+        wide = console.width >= WIDE_ENOUGH
+        console.print(_table(result, with_published=wide))
+        if not wide:
+            for name, published in _published(result).items():
+                console.print(f"published {name}: {', '.join(published)}", highlight=False, soft_wrap=True)
         for name, reason in result.left_out.items():
             console.print(f"left out: {name}: {reason}", highlight=False)
     _print_failures(console, report)
@@ -162,23 +170,29 @@ def print_report(console: Console, report: Report) -> None:
         console.print(report.sources["cache"], highlight=False)
 
 
-def _table(result: ProtocolResult) -> Any:
+def _table(result: ProtocolResult, *, with_published: bool) -> Any:
     from rich.table import Table
 
-    published: dict[str, list[str]] = {}
+    published = _published(result) if with_published else {}
     table = Table(title=f"protocol {result.protocol} {result.version}", title_justify="left")
     table.add_column("figure", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
-    if result.anchors:
-        table.add_column("published", ratio=1, min_width=30)
-    for anchor in result.anchors:
-        figure = result.figure(anchor.figure)
-        published.setdefault(anchor.figure, []).append(f"{anchor.system} {_short(figure, anchor.value)}")
+    if published:
+        table.add_column("published", ratio=1)
     for figure in result.figures:
         row = [figure.name, figure.text(figure.value), figure.interval_text]
-        table.add_row(*row, *([", ".join(published.get(figure.name, []))] if result.anchors else []))
+        table.add_row(*row, *([", ".join(published.get(figure.name, []))] if published else []))
     return table
+
+
+def _published(result: ProtocolResult) -> dict[str, list[str]]:
+    """Published values of each figure that has any."""
+    found: dict[str, list[str]] = {}
+    for anchor in result.anchors:
+        value = _short(result.figure(anchor.figure), anchor.value)
+        found.setdefault(anchor.figure, []).append(f"{anchor.system} {value}")
+    return found
 
 
 def _short(figure: Figure, value: float) -> str:
@@ -194,6 +208,6 @@ def _print_failures(console: Console, report: Report) -> None:
         f"{len({f.index for f in report.failures}):,} crystals failed somewhere, and stay in the denominators:"
     )
     for (stage, reason), count in counts.most_common(REASONS_SHOWN):
-        console.print(f"  {count:>7,} x {stage}: {reason}", highlight=False, markup=False)
+        console.print(f"  {count:>7,} x {stage}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if len(counts) > REASONS_SHOWN:
         console.print(f"  ... and {len(counts) - REASONS_SHOWN} other reasons", highlight=False)
