@@ -55,7 +55,7 @@ def _denovo(system: str, source: str, values: tuple[float | None, ...]) -> list[
 
 
 def _discovery(system: str, sun: float, rmsd: float) -> list[Anchor]:
-    return _row(system, _MATTERGEN, {"discovery.sun": sun, "relaxation.rmsd": rmsd}, note=_SUN)
+    return _row(system, _MATTERGEN, {"discovery.msun": sun, "relaxation.rmsd": rmsd}, note=_SUN)
 
 
 ANCHORS: tuple[Anchor, ...] = (

@@ -15,8 +15,8 @@ from euhedral.evaluate.measures_distribution import (
     measure_wasserstein,
 )
 from euhedral.evaluate.measures_potential import measure_embedding, measure_energy
-from euhedral.evaluate.measures_prediction import measure_match, measure_relaxation
-from euhedral.evaluate.measures_set import measure_unique
+from euhedral.evaluate.measures_prediction import measure_everyone, measure_match, measure_relaxation
+from euhedral.evaluate.measures_set import measure_novel, measure_sun, measure_unique
 from euhedral.evaluate.measures_supply import measure_supply
 
 Measure = Callable[[Context, Mapping[str, Any]], Measured]
@@ -31,7 +31,10 @@ MEASURES: Mapping[str, Measure] = {
     "diversity": measure_diversity,
     "supply": measure_supply,
     "unique": measure_unique,
+    "novel": measure_novel,
+    "sun": measure_sun,
     "match": measure_match,
+    "match_everyone": measure_everyone,
     "relaxation": measure_relaxation,
     "templates": measure_templates,
     "energy": measure_energy,

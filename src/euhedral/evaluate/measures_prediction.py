@@ -20,6 +20,7 @@ from euhedral.evaluate.measures_crystal import (
     unbuildable,
 )
 from euhedral.evaluate.measures_set import tolerance_note, tolerances_of
+from euhedral.evaluate.prediction import ReferenceRecord, counted_rms, match_everyone, polymorph_groups
 from euhedral.evaluate.report import Failure, Figure, Parity
 
 if TYPE_CHECKING:
@@ -216,3 +217,43 @@ def measure_relaxation(context: Context, settings: Mapping[str, Any]) -> Measure
         ),
         columns={"relaxation_rmsd": [float(value) if np.isfinite(value) else None for value in displacements]},
     )
+
+
+def measure_everyone(context: Context, settings: Mapping[str, Any]) -> Measured:
+    """METRe and cRMSE: every reference against all predictions of its composition."""
+    reference, tolerances = context.references(), tolerances_of(settings)
+
+    def find() -> list[list[Any]]:
+        records = match_everyone(
+            context.crystals,
+            reference.crystals,
+            workers=context.workers,
+            seconds_per_pair=context.seconds_per_crystal,
+            tolerances=tolerances,
+            progress=context.reporter("match everyone"),
+        )
+        return [[record.rms, record.prediction, record.candidates, record.reason] for record in records]
+
+    kept = {"stol": tolerances.stol, "ltol": tolerances.ltol, "angle_tol": tolerances.angle_tol}
+    rows = context.for_all("match everyone", _MATCH_VERSION, kept, [context.crystals, reference.crystals], find)
+    records = [
+        ReferenceRecord(index=i, rms=rms, prediction=prediction, candidates=candidates, reason=reason)
+        for i, (rms, prediction, candidates, reason) in enumerate(rows)
+    ]
+    matched = np.array([record.rms is not None for record in records], dtype=bool)
+    groups = [group for group in polymorph_groups(reference.crystals, records) if len(group.references) > 1]
+    several = np.array(sorted(i for group in groups for i in group.references), dtype=np.int64)
+    note = f"of the references, all predictions of their composition; {tolerance_note(settings)}"
+    figures = [
+        context.share("match.metre", matched, note=note, better="higher"),
+        context.mean(
+            "match.crmse",
+            np.array(counted_rms(records, tolerances)),
+            note=f"an unmatched reference counts {tolerances.stol:g}; {note}",
+            better="lower",
+        ),
+    ]
+    if groups:
+        words = f"of references that share their formula with another; {len(groups)} formulas; {note}"
+        figures.append(context.share("match.metre_polymorphs", matched[several], note=words, better="higher"))
+    return Measured(figures=tuple(figures))

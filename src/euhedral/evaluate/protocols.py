@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from euhedral.errors import ConfigError
+from euhedral.evaluate.discovery import METASTABLE_AT, STABLE_AT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Metric:
     """
 
     name: str
-    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +74,17 @@ DATASETS: Mapping[str, DatasetSettings] = MappingProxyType(
     }
 )
 
-_VALIDITY = Metric(name="validity", settings=MappingProxyType({"rule": "cdvae", "rules_beside": ["smact"]}))
-_GENERATED_SYMMETRY = Metric(name="symmetry", settings=MappingProxyType({"symprec": 0.1}))
-_UNIQUE = Metric(name="unique", settings=MappingProxyType({"stol": 0.3, "ltol": 0.2, "angle_tol": 5.0}))
+
+def _tolerances(stol: float, ltol: float, angle_tol: float) -> dict[str, Any]:
+    return {"stol": stol, "ltol": ltol, "angle_tol": angle_tol}
+
+
+_VALIDITY = Metric(name="validity", settings={"rule": "cdvae", "rules_beside": ["smact"]})
+_GENERATED_SYMMETRY = Metric(name="symmetry", settings={"symprec": 0.1})
+_UNIQUE = Metric(name="unique", settings=_tolerances(0.3, 0.2, 5.0))
 _COVERAGE = Metric(name="coverage")
-_WASSERSTEIN = Metric(
-    name="wasserstein", settings=MappingProxyType({"quantities": ["density", "num_elements", "coordination"]})
-)
-_MATCH_SETTINGS = MappingProxyType({"stol": 0.5, "ltol": 0.3, "angle_tol": 10.0, "rule": "cdvae"})
+_WASSERSTEIN = Metric(name="wasserstein", settings={"quantities": ["density", "num_elements", "coordination"]})
+_MATCH_SETTINGS = {**_tolerances(0.5, 0.3, 10.0), "rule": "cdvae"}
 
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
@@ -94,7 +98,11 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="csp",
         version="1.0",
         title="Prediction of a crystal from its composition (match rate, RMSE, METRe, cRMSE)",
-        metrics=(_VALIDITY, Metric(name="match", settings=_MATCH_SETTINGS)),
+        metrics=(
+            _VALIDITY,
+            Metric(name="match", settings=_MATCH_SETTINGS),
+            Metric(name="match_everyone", settings=_tolerances(0.5, 0.3, 10.0)),
+        ),
         pairs=True,
         anchored=("match",),
         needs_reference=True,
@@ -106,9 +114,21 @@ PROTOCOLS: tuple[Protocol, ...] = (
         metrics=(
             _VALIDITY,
             _UNIQUE,
+            Metric(
+                name="novel", settings={**_tolerances(0.3, 0.2, 5.0), "rule": "disordered", "rules_beside": ["ordered"]}
+            ),
+            Metric(
+                name="sun",
+                settings={
+                    **_tolerances(0.3, 0.2, 5.0),
+                    "rule": "disordered",
+                    "stable_at": STABLE_AT,
+                    "metastable_at": METASTABLE_AT,
+                },
+            ),
             Metric(name="relaxation", settings=_UNIQUE.settings),
             _GENERATED_SYMMETRY,
-            Metric(name="templates", settings=MappingProxyType({"symprec": 0.1, "symprec_known": 0.01})),
+            Metric(name="templates", settings={"symprec": 0.1, "symprec_known": 0.01}),
         ),
         anchored=("discovery", "relaxation"),
     ),
@@ -119,9 +139,10 @@ PROTOCOLS: tuple[Protocol, ...] = (
         metrics=(
             _VALIDITY,
             _UNIQUE,
+            Metric(name="novel", settings={**_tolerances(0.3, 0.2, 5.0), "rule": "ordered"}),
             Metric(name="diversity"),
-            Metric(name="divergence", settings=MappingProxyType({"symprec": 0.1})),
-            Metric(name="mmd", settings=MappingProxyType({"quantities": ["density", "volume_per_atom"]})),
+            Metric(name="divergence", settings={"symprec": 0.1}),
+            Metric(name="mmd", settings={"quantities": ["density", "volume_per_atom"]}),
             Metric(name="supply"),
             _GENERATED_SYMMETRY,
             Metric(name="embedding"),
