@@ -267,13 +267,16 @@ def mmd(
     value, setting = math.nan, "polynomial kernel of degree 3"
     if min(len(ours), len(theirs)) >= 2:
         width = None
+        first, second = ours, theirs
         if kernel == "rbf":
             width = bandwidth if bandwidth is not None else _median_distance(theirs)
             setting = f"rbf kernel, bandwidth {width:.6g}"
+            center = theirs.mean(0)  # the kernel does not change with it, and short rows lose fewer digits
+            first, second = ours - center, theirs - center
         value = (
-            _mean_kernel(ours, ours, width, block, same=True)
-            + _mean_kernel(theirs, theirs, width, block, same=True)
-            - 2 * _mean_kernel(ours, theirs, width, block, same=False)
+            _mean_kernel(first, first, width, block, same=True)
+            + _mean_kernel(second, second, width, block, same=True)
+            - 2 * _mean_kernel(first, second, width, block, same=False)
         )
     return SetDistance(
         value=value,
@@ -290,23 +293,27 @@ def _mean_kernel(
 ) -> float:
     """Mean kernel of all pairs; without those of a row with itself if `same`."""
     total, features = 0.0, first.shape[1]
+    squares = (second * second).sum(1)
     for start in range(0, len(first), block):
         part = first[start : start + block]
+        values = part @ second.T
         if width is None:
-            values = (part @ second.T / features + 1) ** 3
+            values /= features
+            values += 1
+            values *= values * values
         else:
-            values = np.exp(-_squared_distances(part, second) / (2 * width * width))
+            # -|x - y|^2 = 2 x.y - |x|^2 - |y|^2 by one matrix product; rounding must not make it positive.
+            values *= 2
+            values -= squares
+            values -= (part * part).sum(1)[:, None]
+            np.minimum(values, 0.0, out=values)
+            values /= 2 * width * width
+            np.exp(values, out=values)
         if same:
             rows = np.arange(len(part))
             values[rows, rows + start] = 0.0
         total += float(values.sum())
     return total / (len(first) * (len(second) - same))
-
-
-def _squared_distances(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.spatial.distance import cdist
-
-    return np.asarray(cdist(first, second, "sqeuclidean"), dtype=np.float64)
 
 
 def _median_distance(rows: NDArray[np.float64]) -> float:
