@@ -29,7 +29,16 @@ def crystals(count: int = 3) -> CrystalBatch:
 def report(text: str = "", **changes) -> Report:
     """A report in which `text` stands wherever a text can stand."""
     figures = (
-        Figure(name=f"match.rate{text}", value=0.6543, low=0.6, high=0.7, samples=300, note=text, better="higher"),
+        Figure(
+            name=f"match.rate{text}",
+            value=0.6543,
+            low=0.6,
+            high=0.7,
+            samples=300,
+            note=text,
+            better="higher",
+            share=True,
+        ),
         Figure(name="wasserstein.density", value=0.0631, samples=300, unit=f"g/cm³{text}", better="lower"),
         Figure(name="discovery.sun", value=None, samples=0, note="no energies"),
     )
@@ -103,7 +112,7 @@ class Page(HTMLParser):
 
 def test_figures_stand_beside_published_ones():
     text = " ".join(" ".join(Page(report_html(report())).text).split())
-    for part in ("300 crystals against 9,000 references", "match · rate ↑", "0.6543 0.6000 to 0.7000 300 0.5149"):
+    for part in ("300 crystals against 9,000 references", "match · rate ↑ %", "65.43 60.00 to 70.00 300 51.49"):
         assert part in text
     assert "wasserstein · density ↓ g/cm³ 0.0631 – 300 0.2390" in text
     assert "discovery · sun no energies – – 0" in text
@@ -208,6 +217,10 @@ def test_any_text_survives(text):
 )
 def test_number(value, html):
     assert number_html(value) == html
+
+
+def test_shares_are_in_per_cent():
+    assert number_html(0.99987, share=True) == "99.99" and number_html(None, share=True) == "–"
 
 
 @given(st.floats(-1e300, 1e300))

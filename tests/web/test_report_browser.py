@@ -105,7 +105,7 @@ def test_charts_on_paper_are_light_and_fit_the_page(pages, browser):
 
 def test_without_scripts_the_figures_and_tables_stay(pages, browser):
     with opened(pages["plain"], browser, java_script_enabled=False) as page:
-        assert page.locator("table.figures td.own").first.text_content() == "0.6543"
+        assert page.locator("table.figures td.own").first.text_content() == "65.43"
         assert page.locator("noscript").count() == 1
         page.locator(".chart summary").first.click()
         assert page.locator(".chart details table").first.is_visible()

@@ -152,24 +152,10 @@ def split(
             if not len(store):
                 raise DataError(f"'{source}' holds no crystals to split")
             keys, rows, times = _keys(store, by, column, drop_unknown, symprec, workers, progress)
-            parts = partition(keys, fractions, seed=None if by == "time" else seed)
-            described = []
-            for name, members in zip(names, parts, strict=True):
-                write_rows(store.path, rows[members], part_folder / f"{name}.arrow")
-                seen = sorted(times[i] for i in members) if times is not None else [None]
-                described.append(
-                    Part(
-                        name=name,
-                        file=f"{name}.arrow",
-                        crystals=len(members),
-                        share=len(members) / len(keys),
-                        groups=len({keys[i] for i in members}),
-                        first=seen[0],
-                        last=seen[-1],
-                    )
-                )
+            members = partition(keys, fractions, seed=None if by == "time" else seed)
+            parts = _write_parts(store.path, part_folder, names, members, keys, rows, times)
             without_time = len(store) - len(rows)
-        name, size = Counter(keys).most_common(1)[0] if by != "random" else ("", 1)
+        group, size = Counter(keys).most_common(1)[0] if by != "random" else ("", 1)
         summary = SplitSummary(
             source=source,
             folder=out,
@@ -180,10 +166,10 @@ def split(
             symprec=symprec if by == "space-group" else None,
             crystals=len(keys),
             groups=len(set(keys)),
-            largest_group=(str(name), size),
+            largest_group=(str(group), size),
             unreadable=report.failed if report else 0,
             without_time=without_time,
-            parts=tuple(described),
+            parts=parts,
         )
         _finish(part_folder, out, summary, report)
     except OSError as error:
@@ -276,6 +262,34 @@ def _keys(
         if progress is not None:
             progress(len(keys), len(store))
     return keys, everything, None
+
+
+def _write_parts(
+    store: Path,
+    folder: Path,
+    names: Sequence[str],
+    members: Sequence[NDArray[np.int64]],
+    keys: Sequence[Any],
+    rows: NDArray[np.int64],
+    times: Sequence[Any] | None,
+) -> tuple[Part, ...]:
+    """Write a store a part; `members` are positions among `keys`, which stand for the rows `rows` of the store."""
+    parts = []
+    for name, chosen in zip(names, members, strict=True):
+        write_rows(store, rows[chosen], folder / f"{name}.arrow")
+        seen = [times[i] for i in chosen] if times is not None else None
+        parts.append(
+            Part(
+                name=name,
+                file=f"{name}.arrow",
+                crystals=len(chosen),
+                share=len(chosen) / len(keys),
+                groups=len({keys[i] for i in chosen}),
+                first=min(seen) if seen else None,
+                last=max(seen) if seen else None,
+            )
+        )
+    return tuple(parts)
 
 
 def _times(store: CrystalStore, column: str) -> list[Any]:

@@ -91,10 +91,15 @@ def report_html(report: Report, samples: CrystalBatch | None = None, reference: 
     )
 
 
-def number_html(value: float | None) -> str:
-    """A figure with three or four significant digits: 0.9915, 0.0631, 12.35; a dash where there is none."""
+def number_html(value: float | None, *, share: bool = False) -> str:
+    """A figure with three or four significant digits: 0.9915, 0.0631, 12.35; a dash where there is none.
+
+    A share is given in per cent with two decimals, without the sign, which stands beside the figure's name.
+    """
     if value is None:
         return _MISSING
+    if share:
+        return f"{100 * value:.2f}".replace("-", "−")
     size = abs(value)
     if size == 0 or 1e-4 <= size < 1e5:
         digits = 2 - math.floor(math.log10(size)) if 0 < size < 0.1 else max(0, 4 - len(str(int(size))) * (size >= 1))
@@ -139,18 +144,22 @@ def _protocol_html(result: ProtocolResult) -> str:
 
 def _figure_html(figure: Figure, systems: Sequence[str], published: Mapping[tuple[str, str], Anchor]) -> str:
     arrow = {"higher": ' <span title="higher is better">↑</span>', "lower": ' <span title="lower is better">↓</span>'}
-    unit = f' <span class="unit">{escape(figure.unit)}</span>' if figure.unit else ""
+    name_of_unit = "%" if figure.share else figure.unit
+    unit = f' <span class="unit">{escape(name_of_unit)}</span>' if name_of_unit else ""
     note = f'<span class="hint">{escape(figure.note)}</span>' if figure.note else ""
     interval = _MISSING
     if figure.low is not None and figure.high is not None:
-        interval = f"{number_html(figure.low)} to {number_html(figure.high)}"
+        interval = f"{number_html(figure.low, share=figure.share)} to {number_html(figure.high, share=figure.share)}"
     cells = []
     for system in systems:
         anchor = published.get((figure.name, system))
-        cells.append(f"<td>{number_html(anchor.value)}</td>" if anchor else '<td class="none"></td>')
+        cells.append(
+            f"<td>{number_html(anchor.value, share=figure.share)}</td>" if anchor else '<td class="none"></td>'
+        )
+    own = f'<td class="own">{number_html(figure.value, share=figure.share)}</td><td>{interval}</td>'
     return (
         f'<tr><th scope="row">{_words(figure.name)}{arrow.get(figure.better, "")}{unit}{note}</th>'
-        f'<td class="own">{number_html(figure.value)}</td><td>{interval}</td><td>{figure.samples:,}</td>{"".join(cells)}</tr>'
+        f"{own}<td>{figure.samples:,}</td>{''.join(cells)}</tr>"
     )
 
 
