@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
 
 _TINY = 1e-12
-_TIE = 1e-9
+# Far above rounding errors, far below what the written digits of a CIF file leave between neighbours alike by symmetry.
+_TIE = 1e-12
 _TETRAHEDRAL = 0.6081734479693927  # arccos(-1/3) in units of π
 _SOUTH = 0.75 * np.pi
 _ANGLES_AT_ONCE = 1_000_000
