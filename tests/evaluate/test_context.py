@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +128,10 @@ def test_crystals_are_mapped_in_order_by_one_or_several_processes(monkeypatch: p
             volumes, batch, (2.0,), workers=workers, lost=b"", progress=lambda done, _, seen=seen: seen.append(done)
         )
         assert found == expected and seen == [8, 16, 24, 32, 40]
+
+
+def test_importing_the_evaluator_loads_no_heavy_package() -> None:
+    # Worker processes import it before they can begin.
+    code = "import sys, euhedral.evaluate; print([m for m in ('torch', 'pymatgen', 'scipy', 'pyarrow') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import CrystalError
 from euhedral.evaluate.bootstrap import ratio_interval
 from euhedral.evaluate.cache import joined_key
@@ -24,6 +23,7 @@ from euhedral.evaluate.prediction import ReferenceRecord, counted_rms, match_eve
 from euhedral.evaluate.report import Failure, Figure, Parity
 
 if TYPE_CHECKING:
+    from euhedral.crystal.batch import CrystalBatch
     from euhedral.data.samples import Samples
 
 _MATCH_VERSION = 1
@@ -79,6 +79,8 @@ def match_records(context: Context, settings: Mapping[str, Any]) -> list[list[Ma
     tolerances = tolerances_of(settings)
 
     def find() -> list[list[MatchRecord]]:
+        from euhedral.crystal.batch import CrystalBatch
+
         predicted = context.crystals
         references = reference.crystals if draws == 1 else CrystalBatch.concat([reference.crystals] * draws)
         own, true = context.keys(predicted), context.keys(reference.crystals) * draws
