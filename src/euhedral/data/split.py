@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -144,18 +144,13 @@ def split(
     """
     source, out = Path(source), Path(out)
     names = _checked(by, fractions, names, seed, out)
-    part_folder = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        part_folder.mkdir(parents=True)
-        store, report = open_as_store(source, part_folder, workers=workers)
+    with _unfinished(out) as folder:
+        store, report = open_as_store(source, folder, workers=workers)
         with store:
-            if not len(store):
-                raise DataError(f"'{source}' holds no crystals to split")
             keys, rows, times = _keys(store, by, column, drop_unknown, symprec, workers, progress)
             members = partition(keys, fractions, seed=None if by == "time" else seed)
-            parts = _write_parts(store.path, part_folder, names, members, keys, rows, times)
+            parts = _write_parts(store.path, folder, names, members, keys, rows, times)
             without_time = len(store) - len(rows)
-        group, size = Counter(keys).most_common(1)[0] if by != "random" else ("", 1)
         summary = SplitSummary(
             source=source,
             folder=out,
@@ -166,17 +161,12 @@ def split(
             symprec=symprec if by == "space-group" else None,
             crystals=len(keys),
             groups=len(set(keys)),
-            largest_group=(str(group), size),
+            largest_group=("", 1) if by == "random" else _largest(keys),
             unreadable=report.failed if report else 0,
             without_time=without_time,
             parts=parts,
         )
-        _finish(part_folder, out, summary, report)
-    except OSError as error:
-        raise OutputError(f"cannot write '{out}': {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part_folder, ignore_errors=True)
-    return summary
+        return _finish(folder, out, summary, report)
 
 
 def partition(
@@ -230,6 +220,8 @@ def _keys(
     progress: Progress | None,
 ) -> tuple[list[Any], NDArray[np.int64], list[Any] | None]:
     """Group of each crystal, the rows they are of, and their times in a split by time."""
+    if not len(store):
+        raise DataError(f"'{store.path}' holds no crystals to split")
     everything = np.arange(len(store))
     if by == "random":
         return store.ids(), everything, None
@@ -333,7 +325,25 @@ def _checked(by: str, fractions: Sequence[float], names: Sequence[str] | None, s
     return names
 
 
-def _finish(folder: Path, out: Path, summary: SplitSummary, report: ConversionReport | None) -> None:
+def _largest(keys: Sequence[Any]) -> tuple[str, int]:
+    name, size = Counter(keys).most_common(1)[0]
+    return str(name), size
+
+
+@contextlib.contextmanager
+def _unfinished(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that is gone at the end, unless it was given its name."""
+    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    except OSError as error:
+        raise OutputError(f"cannot write '{out}': {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finish(folder: Path, out: Path, summary: SplitSummary, report: ConversionReport | None) -> SplitSummary:
     """Leave the parts, the summary and, where rows failed, their reasons; then give the folder its name."""
     if report is not None:
         report.store.unlink()
@@ -347,3 +357,4 @@ def _finish(folder: Path, out: Path, summary: SplitSummary, report: ConversionRe
     if out.exists():
         raise OutputError(f"'{out}' exists already; splits are never overwritten: choose another folder")
     os.rename(folder, out)
+    return summary
