@@ -82,6 +82,9 @@ def _tolerances(stol: float, ltol: float, angle_tol: float) -> dict[str, Any]:
 _VALIDITY = Metric(name="validity", settings={"rule": "cdvae", "rules_beside": ["smact"]})
 _GENERATED_SYMMETRY = Metric(name="symmetry", settings={"symprec": 0.1})
 _UNIQUE = Metric(name="unique", settings=_tolerances(0.3, 0.2, 5.0))
+_NOVEL_ORDERED = {**_tolerances(0.3, 0.2, 5.0), "rule": "ordered"}
+_NOVEL_DISORDERED = {**_tolerances(0.3, 0.2, 5.0), "rule": "disordered"}
+_STABLE = {"stable_at": STABLE_AT, "metastable_at": METASTABLE_AT}
 _COVERAGE = Metric(name="coverage")
 _WASSERSTEIN = Metric(name="wasserstein", settings={"quantities": ["density", "num_elements", "coordination"]})
 _MATCH_SETTINGS = {**_tolerances(0.5, 0.3, 10.0), "rule": "cdvae"}
@@ -114,18 +117,8 @@ PROTOCOLS: tuple[Protocol, ...] = (
         metrics=(
             _VALIDITY,
             _UNIQUE,
-            Metric(
-                name="novel", settings={**_tolerances(0.3, 0.2, 5.0), "rule": "disordered", "rules_beside": ["ordered"]}
-            ),
-            Metric(
-                name="sun",
-                settings={
-                    **_tolerances(0.3, 0.2, 5.0),
-                    "rule": "disordered",
-                    "stable_at": STABLE_AT,
-                    "metastable_at": METASTABLE_AT,
-                },
-            ),
+            Metric(name="novel", settings={**_NOVEL_DISORDERED, "rules_beside": ["ordered"]}),
+            Metric(name="sun", settings={**_NOVEL_DISORDERED, **_STABLE}),
             Metric(name="relaxation", settings=_UNIQUE.settings),
             _GENERATED_SYMMETRY,
             Metric(name="templates", settings={"symprec": 0.1, "symprec_known": 0.01}),
@@ -135,11 +128,12 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
         name="lemat",
         version="1.0",
-        title="The families of LeMat-GenBench (arXiv 2512.04562), but for its energies",
+        title="The families of LeMat-GenBench (arXiv 2512.04562)",
         metrics=(
             _VALIDITY,
             _UNIQUE,
-            Metric(name="novel", settings={**_tolerances(0.3, 0.2, 5.0), "rule": "ordered"}),
+            Metric(name="novel", settings=_NOVEL_ORDERED),
+            Metric(name="sun", settings={**_NOVEL_ORDERED, **_STABLE}),
             Metric(name="diversity"),
             Metric(name="divergence", settings={"symprec": 0.1}),
             Metric(name="mmd", settings={"quantities": ["density", "volume_per_atom"]}),
