@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from euhedral.evaluate.niggli import lll_reduce
 from euhedral.evaluate.reduction import ReducedCrystal
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def _lll(gram: Float[ndarray, "candidates 3 3"]) -> tuple[ndarray | None, ndarra
     """LLL-reduced lattices: the matrices that take coordinates to them (None if all are reduced already), and grams.
 
     Average lattices are near Niggli cells, which most often satisfy the conditions of Lenstra, Lenstra and Lovász with
-    delta = 3/4 as they are; pymatgen reduces the others.
+    delta = 3/4 as they are; equal ones among the others are reduced once.
     """
     m1 = gram[:, 0, 0]
     u21, u31 = gram[:, 0, 1] / m1, gram[:, 0, 2] / m1
@@ -275,15 +276,14 @@ def _lll(gram: Float[ndarray, "candidates 3 3"]) -> tuple[ndarray | None, ndarra
     reduced = small & (m2 >= (0.75 - u21**2) * m1) & (m3 >= (0.75 - u32**2) * m2)
     if reduced.all():
         return None, gram
-    from pymatgen.core.lattice import Lattice
-
     transform = np.broadcast_to(np.eye(3), gram.shape).copy()
     gram = gram.copy()
     known: dict[bytes, tuple[ndarray, ndarray]] = {}
+    rounded = np.round(gram, 9)
     for i in np.flatnonzero(~reduced):
-        key = np.round(gram[i], 9).tobytes()
+        key = rounded[i].tobytes()
         if key not in known:
-            mapping = Lattice(np.linalg.cholesky(gram[i])).lll_mapping
+            mapping = np.array(lll_reduce(np.linalg.cholesky(gram[i]).tolist())[1])
             known[key] = (np.rint(np.linalg.inv(mapping)), mapping @ gram[i] @ mapping.T)
         transform[i], gram[i] = known[key]
     return transform, gram

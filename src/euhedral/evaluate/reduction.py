@@ -1,6 +1,6 @@
 """Reduction of a crystal to its Niggli cell and then to its primitive cell, as pymatgen's StructureMatcher reduces it.
 
-Each crystal is reduced once, however many comparisons it takes part in. The Niggli basis is pymatgen's own. Most
+Each crystal is reduced once, however many comparisons it takes part in. The Niggli basis is the one that pymatgen finds. Most
 crystals can be shown to be primitive by a few array operations: a smaller cell needs a translation that maps every
 atom within 0.5 Å onto one of its kind; only where one may exist, pymatgen searches for the smaller cell.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from euhedral.crystal.elements import SYMBOLS
+from euhedral.evaluate.niggli import niggli_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,17 +72,14 @@ def reduce_crystal(
         species: atomic numbers.
 
     Raises:
-        ValueError: from pymatgen, if it finds no Niggli cell.
+        ValueError: if there is no Niggli cell.
     """
-    from pymatgen.core.lattice import Lattice
-
     frac, numbers = np.asarray(frac, dtype=float), np.asarray(species, dtype=np.int64)
-    lattice = Lattice(cell)
-    niggli = lattice.get_niggli_reduced_lattice()
-    matrix = lattice.matrix
-    if niggli != lattice:
-        frac = np.mod((frac @ matrix) @ np.linalg.inv(niggli.matrix), 1)
-        matrix = niggli.matrix
+    matrix = np.asarray(cell, dtype=float).reshape(3, 3)
+    niggli = niggli_matrix(matrix)
+    if not np.allclose(niggli, matrix):  # pymatgen keeps a cell that is reduced already
+        frac = np.mod((frac @ matrix) @ np.linalg.inv(niggli), 1)
+        matrix = niggli
     if may_be_smaller(matrix, frac, numbers):
         matrix, frac, numbers = _smaller_cell(matrix, frac, numbers)
     return _in_blocks(matrix, frac, numbers)
@@ -127,14 +125,11 @@ def _in_blocks(matrix: ndarray, frac: ndarray, numbers: ndarray) -> ReducedCryst
     listed = numbers.tolist()
     rarest = min(count_of.values())
     first = next(i for i, z in enumerate(listed) if count_of[z] == rarest)
-    anchor_kind = listed[first]
-    # The anchor's element comes first; another crystal with the same content may have another anchor element.
     content = sorted(count_of.items(), key=lambda item: (item[1], item[0]))
     order = np.concatenate([np.flatnonzero(numbers == z) for z, _ in content])
     gram = matrix @ matrix.T
     lengths = np.sqrt(np.diag(gram))
     cosines = np.array([gram[j, k] / (lengths[j] * lengths[k]) for j, k in ((1, 2), (0, 2), (0, 1))])
-    assert listed[order[list(order).index(first)]] == anchor_kind
     return ReducedCrystal(
         gram=gram,
         frac=frac[order],

@@ -29,7 +29,7 @@ def serve() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import scipy.optimize  # noqa: F401
-        from pymatgen.core import Structure  # noqa: F401
+        from pymatgen.optimization import neighbors  # noqa: F401
 
         tolerances = Tolerances(**json.loads(sys.stdin.readline()))
         _say(answers, {"ready": True})

@@ -1,0 +1,177 @@
+"""Matching, uniqueness and novelty against pymatgen's StructureMatcher, one pair after the other in one process.
+
+    python benchmarks/matching.py --pairs 400 --unique 10000 --new 1000
+
+The same seeded pairs go through both: identical, perturbed, of a generated kind (right formula and cell, noise on the
+atoms) and shuffled (two crystals of one formula). Times of pymatgen cover `get_rms_dist` only, its structures are made
+beforehand; times of ours cover `match_pairs` whole, worker processes, reduction and validity checks included. Ratios are
+of wall time, so run it on a quiet machine; the CPU time of one process is printed beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.evaluate.comparison import Tolerances
+from euhedral.evaluate.matcher import distance
+from euhedral.evaluate.matching import CSP_TOLERANCES, match_pairs
+from euhedral.evaluate.novelty import ReferenceIndex, novel_share
+from euhedral.evaluate.reduction import reduce_crystal
+from euhedral.evaluate.uniqueness import UNIQUE_TOLERANCES, find_duplicates, reduced_formulas, unique_share
+from mp20 import DATA, open_store, subset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--val", type=Path, default=DATA / "mp_20" / "val.csv.gz")
+    parser.add_argument("--train", type=Path, default=DATA / "mp_20" / "train.csv.gz")
+    parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--unique", type=int, default=10_000)
+    parser.add_argument("--new", type=int, default=1000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    val, train = open_store(arguments.val), open_store(arguments.train)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; seed {arguments.seed}")
+    if arguments.pairs:
+        compare_pairs(subset(val, arguments.pairs, arguments.seed).to(torch.float64), arguments)
+    if arguments.unique:
+        uniqueness(
+            CrystalBatch.concat([subset(val, arguments.unique, 1), subset(train, arguments.unique, 1)]), arguments
+        )
+    if arguments.new:
+        novelty(subset(val, arguments.new, 2), train.crystals(np.arange(len(train))), arguments)
+
+
+def perturbed(batch: CrystalBatch, sigma: float, rng: torch.Generator) -> CrystalBatch:
+    """Atoms moved by normal noise of `sigma` Å."""
+    moves = sigma * torch.randn(batch.frac.shape, generator=rng, dtype=batch.frac.dtype)
+    frac = batch.frac + torch.linalg.solve(batch.cell[batch.owner], moves[:, None], left=False)[:, 0]
+    return CrystalBatch(frac=frac % 1, cell=batch.cell, species=batch.species, num_atoms=batch.num_atoms)
+
+
+def shuffled(batch: CrystalBatch) -> CrystalBatch:
+    """Each crystal replaced by the next one of its formula; those alone of their formula stay."""
+    groups: dict[str | None, list[int]] = {}
+    for i, formula in enumerate(reduced_formulas(batch)):
+        groups.setdefault(formula, []).append(i)
+    order = list(range(len(batch)))
+    for members in groups.values():
+        for i, k in zip(members, members[1:] + members[:1], strict=True):
+            order[i] = k
+    return batch[order]
+
+
+def compare_pairs(reference: CrystalBatch, arguments: argparse.Namespace) -> None:
+    rng = torch.Generator().manual_seed(arguments.seed)
+    kinds = {
+        "identical": reference,
+        "perturbed 0.1 Å": perturbed(reference, 0.1, rng),
+        "generated-like 0.5 Å": perturbed(reference, 0.5, rng),
+    }
+    store = open_store(arguments.val)
+    same_formula = store.crystals(np.arange(len(store))).to(torch.float64)
+    kinds["shuffled same formula"] = shuffled(same_formula)
+    for name, predicted in kinds.items():
+        true = reference
+        if name.startswith("shuffled"):
+            changed = [i for i, formula in enumerate(counts_above_one(same_formula)) if formula][: arguments.pairs]
+            predicted, true = predicted[changed], same_formula[changed]
+        compare_kind(name, predicted, true, arguments.workers)
+
+
+def counts_above_one(batch: CrystalBatch) -> list[bool]:
+    formulas = reduced_formulas(batch)
+    seen: dict[str | None, int] = {}
+    for formula in formulas:
+        seen[formula] = seen.get(formula, 0) + 1
+    return [seen[formula] > 1 for formula in formulas]
+
+
+def compare_kind(name: str, predicted: CrystalBatch, true: CrystalBatch, workers: list[int]) -> None:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    tolerances = CSP_TOLERANCES
+    matcher = StructureMatcher(stol=tolerances.stol, ltol=tolerances.ltol, angle_tol=tolerances.angle_tol)
+    structures = list(zip(predicted.to_pymatgen(), true.to_pymatgen(), strict=True))
+    started, cpu = time.perf_counter(), time.process_time()
+    theirs = [matcher.get_rms_dist(first, second) for first, second in structures]
+    slow, slow_cpu = time.perf_counter() - started, time.process_time() - cpu
+    triples = [(s.lattice.matrix, s.frac_coords, s.atomic_numbers) for pair in structures for s in pair]
+    cpu = time.process_time()
+    in_process(triples, tolerances)
+    fast_cpu = time.process_time() - cpu
+    rates, records = [], []
+    for count in workers:
+        started = time.perf_counter()
+        records = match_pairs(predicted, true, workers=count)
+        rates.append(time.perf_counter() - started)
+    agree = sum((a is None) == (b.rms is None) for a, b in zip(theirs, records, strict=True))
+    off = [
+        abs(a[0] - b.rms)
+        for a, b in zip(theirs, records, strict=True)
+        if a is not None and b.rms is not None and max(a[0], b.rms) >= 1e-5
+    ]
+    pairs = len(records)
+    print(
+        f"{name}: {pairs} pairs, {sum(a is not None for a in theirs)} matched, verdicts agree {agree}/{pairs}, largest "
+        f"rms difference {max(off, default=0):.1e}, above 1e-6: {sum(d > 1e-6 for d in off)}; pymatgen "
+        f"{1e3 * slow / pairs:.2f} ms/pair; CPU ratio in one process {slow_cpu / fast_cpu:.1f}; "
+        + ", ".join(
+            f"{n} worker(s) {pairs / s:.0f} pairs/s, ratio {slow / s:.1f}" for n, s in zip(workers, rates, strict=True)
+        ),
+        flush=True,
+    )
+
+
+def in_process(triples: list, tolerances: Tolerances) -> None:
+    for first, second in zip(triples[::2], triples[1::2], strict=True):
+        distance(reduce_crystal(*first), reduce_crystal(*second), tolerances, rms=True)
+
+
+def uniqueness(source: CrystalBatch, arguments: argparse.Namespace) -> None:
+    """Half different crystals, half of them again with 0.05 Å of noise."""
+    rng = torch.Generator().manual_seed(arguments.seed)
+    half = arguments.unique // 2
+    base = source[torch.randperm(len(source), generator=rng)[:half]]
+    again = base[torch.randint(half, (arguments.unique - half,), generator=rng)]
+    batch = CrystalBatch.concat([base, perturbed(again, 0.05, rng)])
+    started = time.perf_counter()
+    records = find_duplicates(batch, workers=max(arguments.workers), tolerances=UNIQUE_TOLERANCES)
+    print(
+        f"uniqueness of {len(batch)}: {time.perf_counter() - started:.1f} s with {max(arguments.workers)} workers, "
+        f"{100 * unique_share(records):.2f} % unique, {sum(r.reason is not None for r in records)} undecided",
+        flush=True,
+    )
+
+
+def novelty(batch: CrystalBatch, references: CrystalBatch, arguments: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    index = ReferenceIndex.build(references)
+    built = time.perf_counter() - started
+    for name, asked in (
+        ("val", batch),
+        ("train with noise", perturbed(references[: len(batch)], 0.05, torch.Generator())),
+    ):
+        started = time.perf_counter()
+        records = index.find(asked, workers=max(arguments.workers))
+        print(
+            f"novelty of {len(asked)} ({name}) against {len(index)}: built in {built:.1f} s, found in "
+            f"{time.perf_counter() - started:.1f} s with {max(arguments.workers)} workers, "
+            f"{100 * novel_share(records):.1f} % novel, {sum(r.compared for r in records)} comparisons at most",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
