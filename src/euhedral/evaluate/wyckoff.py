@@ -88,19 +88,15 @@ def wyckoff_templates(batch: CrystalBatch, *, symprec: float = 0.1) -> list[Temp
     Raises:
         ConfigError: if `symprec` is not positive.
     """
-    from euhedral.crystal.symmetry import symmetry_dataset
+    from euhedral.crystal.symmetry import symmetry_datasets
 
     if not symprec > 0:
         raise ConfigError(f"symprec must be a positive length in Å, not {symprec}")
     records = []
-    for index, problem in enumerate(construction_problems(batch)):
-        template = None
-        if problem is None:
-            try:
-                template = _template(symmetry_dataset(batch[index], symprec)[0])
-            except CrystalError as error:
-                problem = str(error)
-        records.append(TemplateRecord(template=template, reason=problem))
+    for problem, dataset in zip(construction_problems(batch), symmetry_datasets(batch, symprec), strict=True):
+        failed = problem or (str(dataset) if isinstance(dataset, CrystalError) else None)
+        template = None if failed is not None or isinstance(dataset, CrystalError) else _template(dataset)
+        records.append(TemplateRecord(template=template, reason=failed))
     return records
 
 
