@@ -125,3 +125,24 @@ def test_nothing_is_printed_of_cells_that_moyopy_warns_about(caplog, capfd) -> N
     space_group(supercell(rock_salt(dtype=torch.float64), [1, 1, 2]))
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_batch_gives_what_each_crystal_gives_alone() -> None:
+    cell = 5.0 * torch.eye(3, dtype=torch.float64)
+    skewed = torch.tensor([[5.0, 0.0, 0.0], [25.0, 5.0, 0.0], [0.0, 15.0, 5.0]], dtype=torch.float64)
+    good, apart = torch.tensor([[0.0] * 3, [0.5] * 3], dtype=torch.float64), torch.tensor([55, 17])
+    overlapping = torch.tensor([[0.0] * 3, [0.01, 0.0, 0.0]], dtype=torch.float64)
+    batch = CrystalBatch.from_crystals(
+        [
+            (cell, good, apart),
+            (cell * float("nan"), good, apart),
+            (skewed, good, apart),
+            (cell, overlapping, apart),
+            (cell, good, torch.tensor([55, 0])),
+            (cell * 0.01, good, apart),
+        ]
+    )
+    together, alone = space_group(batch), [space_group(crystal)[0] for crystal in batch]
+    assert [group.number for group in together] == [group.number for group in alone] == [221, 0, 123, 0, 0, 0]
+    assert [group.error for group in together] == [group.error for group in alone]
+    assert space_group(CrystalBatch.empty()) == []
