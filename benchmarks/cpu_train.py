@@ -18,6 +18,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from euhedral.data.store import CrystalStore
-from euhedral.models.checkpoint import save_model
+from euhedral.models.checkpoint import load_model, save_model
 from euhedral.models.joint_flow import JointFlow, JointFlowConfig
-from euhedral.sample.generate import fast_precision
+from euhedral.sample.generate import fast_precision, find_weights
 from euhedral.train.labels import LabelTable, statistics_of
 from euhedral.train.loader import TrainingBatch
 from mp20 import DATA, open_store
@@ -45,6 +46,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, required=True)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--from", dest="begin", metavar="MODEL", help="start with these weights, e.g. default")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other numbers of JointFlowConfig")
     parser.add_argument("--atoms", type=int, default=720, help="atoms of a batch")
     parser.add_argument("--rate", type=float, default=7e-4)
     parser.add_argument("--weight-decay", type=float, default=0.1)
@@ -57,14 +60,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     store = open_store(options.train)
     statistics = statistics_of(store, LabelTable(store), max_atoms=20)
+    model, past = first_model(options, statistics)
     state_file = options.out / "state.safetensors"
     if not state_file.exists():
-        torch.manual_seed(0)
-        model = JointFlow(JointFlowConfig(**statistics.config_values()))  # type: ignore[arg-type]
         zeros = torch.zeros(sum(p.numel() for p in model.parameters()))
         weights = flattened(list(model.parameters()))
         values = {"weights": weights, "moment_1": zeros, "moment_2": zeros.clone(), "average": weights.clone()}
-        keep(state_file, {**values, "steps": 0, "crystals": 0, "seconds": 0.0})
+        keep(state_file, {**values, **past})
     state = load(state_file)
     shared = torch.stack([torch.cat([state[name] for name in ("weights", "moment_1", "moment_2")])] * options.workers)
     context = torch.multiprocessing.get_context("spawn")
@@ -73,20 +75,40 @@ def main() -> None:
         torch.zeros(options.workers, 3, dtype=torch.float64).share_memory_(),
     )
     begun = time.time()
-    arguments = (options, store.path, statistics.config_values(), shared.share_memory_(), done, barrier, begun)
+    arguments = (options, store.path, model.config, shared.share_memory_(), done, barrier, begun)
     workers = [context.Process(target=work, args=(rank, *arguments)) for rank in range(options.workers)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    export(options, statistics)
+    export(options, statistics, model)
+
+
+def first_model(options: Any, statistics: Any) -> tuple[JointFlow, dict[str, float]]:
+    """The model that training begins with, and what its weights have seen: new ones, or those of `--from`."""
+    torch.manual_seed(0)
+    past = {"steps": 0, "crystals": 0, "seconds": 0.0}
+    model = JointFlow(JointFlowConfig(**statistics.config_values()))
+    if options.begin:
+        checkpoint = load_model(find_weights(options.begin))
+        if not isinstance(checkpoint.model, JointFlow):
+            raise SystemExit(f"{options.begin} is no JointFlow model")
+        model, training = checkpoint.model, checkpoint.meta["training"]
+        past = {
+            "steps": training["steps"],
+            "crystals": training["crystals_seen"],
+            "seconds": 3600.0 * training["hours"],
+        }
+    changes = {name: float(value) for name, _, value in (text.partition("=") for text in options.set)}
+    model.config = replace(model.config, **changes)  # type: ignore[arg-type]
+    return model, past
 
 
 def work(
     rank: int,
     options: Any,
     store_path: Path,
-    values: dict[str, Any],
+    config: JointFlowConfig,
     shared: Tensor,
     done: Tensor,
     barrier: Any,
@@ -96,7 +118,7 @@ def work(
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank % len(os.sched_getaffinity(0))]})
     torch.set_num_threads(1)
     state = load(options.out / "state.safetensors")
-    model = JointFlow(JointFlowConfig(**values))
+    model = JointFlow(config)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
         parameters, lr=options.rate, betas=BETAS, weight_decay=options.weight_decay, fused=True
@@ -213,10 +235,9 @@ def load(file: Path) -> dict[str, Any]:
         return {**{name: opened.get_tensor(name) for name in opened.keys()}, **numbers}  # noqa: SIM118
 
 
-def export(options: Any, statistics: Any) -> None:
+def export(options: Any, statistics: Any, model: JointFlow) -> None:
     """Averaged weights as a checkpoint in float16."""
     state = load(options.out / "state.safetensors")
-    model = JointFlow(JointFlowConfig(**statistics.config_values()))
     parameters = list(model.parameters())
     for p, value in zip(parameters, state["average"].split([p.numel() for p in parameters]), strict=True):
         p.data.copy_(value.view_as(p))

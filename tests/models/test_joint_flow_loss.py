@@ -97,10 +97,14 @@ def test_the_total_is_the_weighted_sum(name: str) -> None:
 
 
 def test_what_is_shown_comes_at_the_rates_of_the_configuration() -> None:
-    _, answers, conditions = run(perovskite(), prediction_share=0.6, start_share=0.05, condition_keep=0.3)
+    _, answers, conditions = run(
+        perovskite(), prediction_share=0.6, start_share=0.05, open_start_share=0.4, condition_keep=0.3
+    )
     noisy, context = answers.noisy, answers.context
-    assert near(float((noisy.time == 0).float().mean()), 0.05)
-    assert near(float((noisy.known == 1).float().mean()), 0.6)
+    given = noisy.known == 1
+    assert near(float((noisy.time[given] == 0).float().mean()), 0.05, int(given.sum()))
+    assert near(float((noisy.time[~given] == 0).float().mean()), 0.4, int((~given).sum()))
+    assert near(float(given.float().mean()), 0.6)
     assert (noisy.species[noisy.known == 1] > 0).all()
     others = noisy.known < 1
     share = (noisy.species[others] > 0).float().mean(1)

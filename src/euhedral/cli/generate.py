@@ -39,6 +39,15 @@ def generate(
         list[str] | None,
         typer.Option("--property", help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap."),
     ] = None,
+    charge_neutral: Annotated[
+        bool | None,
+        typer.Option(
+            help="Only compositions that pass the charge-neutrality rule (SMACT), or as the network draws them; as many "
+            "as in the training data where neither is given.",
+            show_default=False,
+        ),
+    ] = None,
+    idealize: Annotated[bool, typer.Option(help="Move crystals onto the symmetry that they nearly have.")] = True,
     guidance: Annotated[float, typer.Option(help="Strength toward soft conditions; 1 is plain conditioning.")] = 1.0,
     steps: Annotated[
         int,
@@ -71,6 +80,8 @@ def generate(
         num_atoms=parse_atom_range(num_atoms),
         space_group=space_group,
         properties=parse_targets(property_targets or []),
+        charge_neutral=charge_neutral,
+        idealize=idealize,
         guidance=guidance,
         steps=steps,
         seed=seed,

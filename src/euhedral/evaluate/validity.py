@@ -153,13 +153,17 @@ def composition_validity(batch: CrystalBatch, rule: CompositionRule = "cdvae") -
         ConfigError: on an unknown rule.
     """
     _check_rule(rule)
-    verdicts = []
-    for counts in composition_counts(batch):
-        if not counts:
-            verdicts.append(CompositionVerdict(valid=False, reason="no atoms"))
-        else:
-            verdicts.append(_cdvae_verdict(counts) if rule == "cdvae" else _smact_verdict(counts))
-    return verdicts
+    return [_verdict(counts, rule) for counts in composition_counts(batch)]
+
+
+def content_validity(species: Sequence[int], rule: CompositionRule = "cdvae") -> CompositionVerdict:
+    """The verdict of a rule on the atoms of one cell, given by their atomic numbers.
+
+    Raises:
+        ConfigError: on an unknown rule.
+    """
+    _check_rule(rule)
+    return _verdict(_reduced_counts(species), rule)
 
 
 def assess(batch: CrystalBatch, rule: CompositionRule = "cdvae") -> list[ValidityRecord]:
@@ -197,11 +201,21 @@ def composition_counts(batch: CrystalBatch) -> list[tuple[tuple[int, int], ...]]
     """Reduced composition of each crystal as (atomic number, count) pairs in the order of atomic numbers."""
     species, compositions, start = batch.species.tolist(), [], 0
     for atoms in batch.num_atoms.tolist():
-        counts = Counter(species[start : start + atoms])
-        units = math.gcd(*counts.values()) if counts else 1
-        compositions.append(tuple((z, n // units) for z, n in sorted(counts.items())))
+        compositions.append(_reduced_counts(species[start : start + atoms]))
         start += atoms
     return compositions
+
+
+def _reduced_counts(species: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    counts = Counter(species)
+    units = math.gcd(*counts.values()) if counts else 1
+    return tuple((z, n // units) for z, n in sorted(counts.items()))
+
+
+def _verdict(counts: tuple[tuple[int, int], ...], rule: CompositionRule) -> CompositionVerdict:
+    if not counts:
+        return CompositionVerdict(valid=False, reason="no atoms")
+    return _cdvae_verdict(counts) if rule == "cdvae" else _smact_verdict(counts)
 
 
 def _check_rule(rule: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,25 @@ class LossTerms:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class CompositionTest:
+    """A yes-or-no test of compositions, and the answer that is wanted of each crystal.
+
+    Attributes:
+        test: from complete species, (b, n), to a verdict of each, (b,) bool, on the CPU.
+        wanted: the verdict to draw toward, (b,) bool.
+        redraws: how often a composition with another verdict is drawn again before it is given as it is.
+    """
+
+    test: Callable[[Int[Tensor, "b n"]], Bool[Tensor, " b"]]
+    wanted: Bool[Tensor, " b"]
+    redraws: int
+
+    def missed(self, species: Int[Tensor, "b n"]) -> Int[Tensor, " k"]:
+        """Positions whose verdict is not the one wanted."""
+        return torch.nonzero(self.test(species.cpu()) != self.wanted)[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SampleRequest:
     """Crystals to draw, all of one atom count.
 
@@ -37,6 +56,7 @@ class SampleRequest:
         conditions: what is asked of each crystal.
         guidance: strength of classifier-free guidance toward the conditions; 1 is plain conditioning, 0 ignores them.
         steps: steps along the path, at least one evaluation of the network each.
+        composition_test: what the species that the model chooses are tested for, or None.
     """
 
     species: Int[Tensor, "b n"]
@@ -46,9 +66,11 @@ class SampleRequest:
     conditions: Conditions
     guidance: float = 1.0
     steps: int = 24
+    composition_test: CompositionTest | None = None
 
     def rows(self, index: Int[Tensor, " k"]) -> SampleRequest:
         """The request for some of its crystals."""
+        test = self.composition_test
         return replace(
             self,
             species=self.species[index],
@@ -56,6 +78,7 @@ class SampleRequest:
             addable=self.addable[index],
             open_elements=self.open_elements[index],
             conditions=self.conditions[index],
+            composition_test=None if test is None else replace(test, wanted=test.wanted[index]),
         )
 
 

@@ -85,6 +85,8 @@ class JointFlowConfig:
         property_std: its standard deviation.
         prediction_share: share of training crystals whose species are all given (structure prediction).
         start_share: share of training crystals at t = 0 exactly, where the space group is predicted from the species.
+        open_start_share: the same share among crystals whose species are not all given: all species are drawn at t = 0
+            when `SamplingDefaults.species_lead` is 0, so that this is where a composition is learned.
         condition_keep: probability that a known condition is shown in training (classifier-free guidance).
         alignment: origins tried when noise is paired with the nearest copy of a crystal (`noise.alignment`); 0: none.
         weights: parts of the loss.
@@ -98,6 +100,7 @@ class JointFlowConfig:
     property_std: tuple[float, ...] = (1.0,) * 3
     prediction_share: float = 0.6
     start_share: float = 0.08
+    open_start_share: float = 0.7
     condition_keep: float = 0.5
     alignment: int = 4
     weights: LossWeights = field(default_factory=LossWeights)
@@ -162,12 +165,12 @@ class JointFlow(GenerativeModel):
         frac, species = batch.frac.reshape(size, count, 3), batch.species.reshape(size, count)
         # The inverted crystal has the same metric and energy: twice the data for crystals without a centre.
         mirror = torch.where(torch.rand(size, 1, 1, generator=rng, device=device) < 0.5, -1.0, 1.0)
-        time = torch.rand(size, generator=rng, device=device)
-        time = time * (torch.rand(size, generator=rng, device=device) >= self.config.start_share)
         known = torch.rand(size, generator=rng, device=device)
-        known = torch.where(
-            torch.rand(size, generator=rng, device=device) < self.config.prediction_share, torch.ones_like(known), known
-        )
+        given = torch.rand(size, generator=rng, device=device) < self.config.prediction_share
+        known = torch.where(given, torch.ones_like(known), known)
+        time = torch.rand(size, generator=rng, device=device)
+        starts = torch.where(given, self.config.start_share, self.config.open_start_share)
+        time = time * (torch.rand(size, generator=rng, device=device) >= starts)
         frac = mirror * frac
         start = torch.rand(frac.shape, generator=rng, device=device)
         if self.config.alignment:
@@ -194,10 +197,12 @@ class JointFlow(GenerativeModel):
 
         `rng` lives on the CPU whatever the model's device, so that a seed gives the same noise everywhere.
         """
-        options, asked = self.config.sampling, self._asked(request, rng)
-        species, palette = request.species.to(self.lattice_mean.device), self._palette(request)
+        options = self.config.sampling
         if options.species_lead == 0:
-            species = self._draw_species(species, palette, asked, rng)
+            # What follows is structure prediction: the space group is drawn again, for the composition.
+            request = replace(request, species=self._draw_species(request, rng))
+        asked, palette = self._asked(request, rng), self._palette(request)
+        species = request.species.to(self.lattice_mean.device)
         best = self._path(species, palette, asked, request.steps, rng)
         if bool((species == MASKED).any()) or options.candidates == 1:
             return self._crystals(best)
@@ -350,8 +355,22 @@ class JointFlow(GenerativeModel):
         blank = replace(noisy, species=torch.full_like(noisy.species, MASKED), known=torch.zeros_like(noisy.known))
         return _extrapolate(self.net(blank, asked.none), guess, options.species_guidance, species=False)
 
-    def _draw_species(self, species: Tensor, palette: _Palette, asked: _Asked, rng: torch.Generator) -> Tensor:
-        """All species at t = 0, one atom of each crystal an evaluation."""
+    def _draw_species(self, request: SampleRequest, rng: torch.Generator) -> Tensor:
+        """All species at t = 0, one atom of each crystal an evaluation; again where a test is missed."""
+        species = request.species.to(self.lattice_mean.device)
+        if not bool((species == MASKED).any()):
+            return species
+        species = self._reveal_all(species, self._palette(request), self._asked(request, rng), rng)
+        if (test := request.composition_test) is not None:
+            for _ in range(test.redraws):
+                missed = test.missed(species)
+                if not len(missed):
+                    break
+                again = replace(request.rows(missed), composition_test=None)
+                species[missed.to(species.device)] = self._draw_species(again, rng)
+        return species
+
+    def _reveal_all(self, species: Tensor, palette: _Palette, asked: _Asked, rng: torch.Generator) -> Tensor:
         size, count = species.shape
         time = torch.zeros(size, device=species.device)
         frac = self.noise.frac.prior((size, count, 3), rng=rng).to(species.device)

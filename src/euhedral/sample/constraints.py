@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.evaluate.validity import content_validity
 from euhedral.sample.request import ResolvedRequest
 
 
@@ -17,7 +18,7 @@ class ConstraintShare:
     Attributes:
         met: crystals that meet it.
         total: crystals judged.
-        kind: "by construction" or "soft".
+        kind: "by construction", "drawn again until met" or "soft".
     """
 
     met: int
@@ -60,6 +61,8 @@ def verify(
         verdicts["elements"] = ([set(s) <= palette for s in species], hard)
     if request.num_atoms is not None:
         verdicts["num_atoms"] = ([len(s) in resolved.num_atoms for s in species], hard)
+    if request.charge_neutral:
+        verdicts["charge_neutral"] = ([content_validity(s).valid for s in species], "drawn again until met")
     if request.space_group is not None:
         verdicts["space_group"] = ([number == request.space_group for number in space_groups], "soft")
     return {

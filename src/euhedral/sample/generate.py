@@ -13,6 +13,7 @@ import torch
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import smallest_distance
+from euhedral.crystal.idealize import idealized
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.models.base import SampleRequest
 from euhedral.models.conditions import Conditions
@@ -28,6 +29,10 @@ OVERLAP = 0.5
 """Distance in Å below which two atoms overlap: the bound of the field's structural validity (CDVAE)."""
 REDRAWS = 5
 """How often a crystal with overlapping atoms is drawn again before it is given as it is."""
+
+
+IDEALIZATION = (0.5, 0.3, 0.2, 0.1)
+"""Tolerances in Å at which generated crystals are searched for the symmetry that they nearly have."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +100,13 @@ class Generator:
         return CrystalBatch.concat([chunk.crystals for chunk in chunks])
 
     def predict(
-        self, contents: Sequence[Sequence[int]], *, steps: int = 7, seed: int = 0, batch: int = DEFAULT_BATCH
+        self,
+        contents: Sequence[Sequence[int]],
+        *,
+        steps: int = 7,
+        seed: int = 0,
+        batch: int = DEFAULT_BATCH,
+        idealize: bool = False,
     ) -> CrystalBatch:
         """Predict one structure for each cell content, in order: structure prediction over a whole benchmark.
 
@@ -104,6 +115,7 @@ class Generator:
             steps: steps along the path of the model.
             seed: seed of the run.
             batch: crystals at once.
+            idealize: move each crystal onto the symmetry that it nearly has.
 
         Raises:
             RequestError: for an empty cell, one larger than the model was trained on, or an unknown element.
@@ -129,7 +141,8 @@ class Generator:
                 steps=steps,
             )
             with fast_precision(self.device):
-                parts.append(self.model.sample(request, rng=rng).to("cpu"))
+                crystals = self.model.sample(request, rng=rng).to("cpu")
+            parts.append(_onto_symmetry(crystals) if idealize else crystals)
         position = torch.empty(len(order), dtype=torch.int64)
         position[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
         return CrystalBatch.concat(parts)[position]
@@ -188,7 +201,17 @@ class Generator:
                 place = torch.arange(len(crystals))
                 place[bad] = len(crystals) + torch.arange(len(bad))
                 crystals = CrystalBatch.concat([crystals, again])[place]
+        if resolved.request.idealize:
+            crystals = _onto_symmetry(crystals)
         return Chunk(indices=planned.indices, crystals=crystals, redrawn=redrawn)
+
+
+def _onto_symmetry(crystals: CrystalBatch) -> CrystalBatch:
+    """Crystals with the symmetry that they nearly have, those left alone in which atoms would come to overlap."""
+    symmetric = idealized(crystals, IDEALIZATION)
+    keep = (smallest_distance(symmetric) > OVERLAP) | ~(smallest_distance(crystals) > OVERLAP)
+    place = torch.arange(len(crystals)) + len(crystals) * keep
+    return CrystalBatch.concat([crystals, symmetric])[place]
 
 
 def _equal_runs(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from euhedral.models.base import SampleRequest
+from euhedral.models.base import CompositionTest, SampleRequest
 from euhedral.models.conditions import PROPERTIES, Conditions
 from euhedral.sample.request import ResolvedRequest
+
+REDRAWS_TOWARD_SHARE, REDRAWS_TOWARD_ALL = 6, 60
+"""How often a composition is drawn again toward the share of the training data, and where all are to be neutral."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +90,26 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
         conditions=_conditions(resolved, size),
         guidance=request.guidance,
         steps=request.steps,
+        composition_test=_neutrality(resolved, batch),
     )
+
+
+def _neutrality(resolved: ResolvedRequest, batch: PlannedBatch) -> CompositionTest | None:
+    """The charge-neutrality rule, wanted of a share of the crystals drawn with the batch's seed.
+
+    A composition x has then the probability p(verdict) p(x | verdict), the first from the data, the second the model's.
+    """
+    if (share := resolved.neutral_share) is None:
+        return None
+    rng = torch.Generator().manual_seed(_mixed_seed(batch.seed, 0))
+    redraws = REDRAWS_TOWARD_ALL if resolved.request.charge_neutral else REDRAWS_TOWARD_SHARE
+    return CompositionTest(test=_neutral, wanted=torch.rand(batch.size, generator=rng) < share, redraws=redraws)
+
+
+def _neutral(species: torch.Tensor) -> torch.Tensor:
+    from euhedral.evaluate.validity import content_validity
+
+    return torch.tensor([content_validity(content).valid for content in species.tolist()], dtype=torch.bool)
 
 
 def halves(batch: PlannedBatch) -> Iterator[PlannedBatch]:

@@ -29,6 +29,10 @@ class GenerationRequest:
         num_atoms: atoms in a cell, one number or (lowest, highest).
         space_group: 1 to 230; a soft condition.
         properties: targets by name of `PROPERTIES`, in their units; soft conditions.
+        charge_neutral: True draws only compositions that pass the published charge-neutrality rule (SMACT; see
+            `evaluate.validity`), False leaves them as the model draws them; None draws as many of them as the training
+            data hold, where the model knows how many.
+        idealize: move each crystal onto the symmetry that it nearly has (`crystal.idealize`).
         guidance: strength of guidance toward soft conditions; 1 is plain conditioning.
         steps: steps along the path of the model; the default model evaluates its network twice a step.
         seed: the same seed on the same machine gives the same crystals.
@@ -43,6 +47,8 @@ class GenerationRequest:
     num_atoms: int | tuple[int, int] | None = None
     space_group: int | None = None
     properties: Mapping[str, float] = field(default_factory=dict)
+    charge_neutral: bool | None = None
+    idealize: bool = True
     guidance: float = 1.0
     steps: int = 7
     seed: int = 0
@@ -60,11 +66,13 @@ class Capabilities:
         elements: atomic numbers seen in training.
         num_atoms: how many training crystals have each atom count.
         num_atoms_by_space_group: the same within each space group.
+        neutral_share: share of the training crystals that pass the charge-neutrality rule, None if not known.
     """
 
     elements: frozenset[int]
     num_atoms: Mapping[int, int]
     num_atoms_by_space_group: Mapping[int, Mapping[int, int]]
+    neutral_share: float | None = None
 
     @property
     def max_atoms(self) -> int:
@@ -82,6 +90,7 @@ class Capabilities:
                 int(g): {int(n): int(c) for n, c in counts.items()}
                 for g, counts in statistics["num_atoms_by_space_group"].items()
             },
+            neutral_share=None if (share := statistics.get("neutral_share")) is None else float(share),
         )
 
 
@@ -96,6 +105,8 @@ class ResolvedRequest:
         allowed: elements that may occur.
         open_elements: places of the chemical system left open.
         num_atoms: atom counts to draw from, with weights.
+        neutral_share: share of the crystals to draw from charge-neutral compositions, the others from the rest; None
+            draws them as they come.
     """
 
     request: GenerationRequest
@@ -104,6 +115,7 @@ class ResolvedRequest:
     allowed: frozenset[int]
     open_elements: int
     num_atoms: Mapping[int, float]
+    neutral_share: float | None = None
 
 
 def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedRequest:
@@ -140,7 +152,25 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
         allowed=allowed,
         open_elements=opens,
         num_atoms=counts,
+        neutral_share=_neutral_share(request, capabilities, composition),
     )
+
+
+def _neutral_share(
+    request: GenerationRequest, capabilities: Capabilities, composition: Mapping[int, int] | None
+) -> float | None:
+    if composition is None:
+        wanted = {None: capabilities.neutral_share, True: 1.0, False: None}
+        return wanted[request.charge_neutral]
+    if request.charge_neutral:
+        from euhedral.evaluate.validity import content_validity
+
+        verdict = content_validity([z for z, k in composition.items() for _ in range(k)])
+        if not verdict.valid:
+            raise RequestError(
+                f"{request.formula} is not charge-neutral ({verdict.reason}); leave --charge-neutral out"
+            )
+    return None
 
 
 def _check_numbers(request: GenerationRequest) -> None:

@@ -14,6 +14,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.lattice import log_symmetric
 from euhedral.data.store import CrystalStore
 from euhedral.errors import DataError
+from euhedral.evaluate.validity import composition_validity
 from euhedral.models.conditions import PROPERTIES, Conditions
 
 SPACE_GROUP = "space_group"
@@ -82,6 +83,7 @@ class DataStatistics:
         property_mean: of each property of `PROPERTIES`; 0 where it is never known.
         property_std: standard deviation; 1 where it is never known or constant.
         property_known: crystals of which each property is known.
+        neutral_share: share of crystals that pass the charge-neutrality rule (`evaluate.validity`).
     """
 
     crystals: int
@@ -93,6 +95,7 @@ class DataStatistics:
     property_mean: tuple[float, ...]
     property_std: tuple[float, ...]
     property_known: dict[str, int]
+    neutral_share: float
 
     def config_values(self) -> dict[str, tuple[float, ...]]:
         """The values that a model's configuration holds."""
@@ -110,11 +113,13 @@ class DataStatistics:
                 for group, counts in self.num_atoms_by_space_group.items()
             },
             "property_known": dict(self.property_known),
+            "neutral_share": self.neutral_share,
         }
 
 
 def statistics_of(store: CrystalStore, labels: LabelTable, *, max_atoms: int) -> DataStatistics:
-    """Statistics of the crystals of at most `max_atoms` atoms; lattices of at most 200,000 of them, evenly spread.
+    """Statistics of the crystals of at most `max_atoms` atoms; lattices and compositions of at most 200,000 of them, evenly
+    spread.
 
     Raises:
         DataError: where no crystal is left, or a cell has no finite logarithm.
@@ -142,6 +147,7 @@ def statistics_of(store: CrystalStore, labels: LabelTable, *, max_atoms: int) ->
         property_mean=tuple(mean.tolist()),
         property_std=tuple(_scale(np.sqrt(variance)).tolist()),
         property_known={name: int(known[:, i].sum()) for i, name in enumerate(PROPERTIES)},
+        neutral_share=_neutral_share(store, chosen),
     )
 
 
@@ -153,6 +159,11 @@ def _scale(std: NDArray[np.float64]) -> NDArray[np.float64]:
 def _log_lattice(store: CrystalStore, indices: NDArray[np.int64]) -> NDArray[np.float64]:
     crystals = store.crystals(indices)
     return log_symmetric(crystals.cell.double(), crystals.num_atoms).numpy()
+
+
+def _neutral_share(store: CrystalStore, indices: NDArray[np.int64]) -> float:
+    verdicts = [verdict.valid for part in _chunks(indices) for verdict in composition_validity(store.crystals(part))]
+    return sum(verdicts) / len(verdicts)
 
 
 def _elements(store: CrystalStore, used: NDArray[np.int64]) -> NDArray[np.int64]:
