@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other SamplingDefaults")
+    parser.add_argument("--idealize", action="store_true", help="move predictions onto the symmetry they nearly have")
     parser.add_argument("--save", type=Path, help="append one JSON line a row to this file")
     arguments = parser.parse_args()
 
@@ -55,7 +56,9 @@ def main() -> None:
     for steps in arguments.steps:
         evaluated.clear()
         started = time.perf_counter()
-        predicted = generator.predict(contents, steps=steps, seed=arguments.seed, batch=arguments.batch)
+        predicted = generator.predict(
+            contents, steps=steps, seed=arguments.seed, batch=arguments.batch, idealize=arguments.idealize
+        )
         seconds = time.perf_counter() - started
         records = match_pairs(predicted.to(reference.cell.dtype), reference, workers=arguments.workers)
         figures = summarize_matches(records).figures
@@ -66,6 +69,7 @@ def main() -> None:
             "rmse": figures["unfiltered"].rmse,
             "match_rate_published_filter": figures["both_valid"].match_rate,
             "crystals_per_second": len(reference) / seconds,
+            "idealize": arguments.idealize,
             **changes,
         }
         print(
