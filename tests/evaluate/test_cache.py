@@ -63,6 +63,17 @@ def test_results_come_back_for_the_same_metric_version_and_settings_only(tmp_pat
         assert cache.get("density", 1, {"a": 1}, keys[:1]) == {keys[0]: b"y"}
 
 
+@pytest.mark.parametrize(
+    "reason",
+    ["not decided within 0.1 s", "the process ended (memory?)", "finding it ended the worker process (memory?)"],
+)
+def test_what_another_try_could_change_is_not_kept(tmp_path: Path, reason: str) -> None:
+    keys = content_keys(crystals())
+    with ResultCache(tmp_path) as cache:
+        cache.put("match", 1, {}, {keys[0]: b"[null]" + reason.encode(), keys[1]: b"no match"})
+        assert cache.get("match", 1, {}, keys) == {keys[1]: b"no match"}
+
+
 def test_more_keys_than_one_query_takes(tmp_path: Path) -> None:
     keys = [i.to_bytes(16, "little") for i in range(1700)]
     with ResultCache(tmp_path) as cache:

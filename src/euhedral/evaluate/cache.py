@@ -3,6 +3,7 @@
 The key is a hash of the crystal's numbers, the name and version of the metric, and its settings: the same crystal in
 another file or at another position is found, and a changed setting or a new version of a metric is not. Values are
 bytes that the metric reads and writes itself (arrays, JSON), in one SQLite file that survives a kill at any moment.
+A result that a time limit or the memory of the machine decided is not kept: the next evaluation may end otherwise.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ FILE_NAME = "evaluate.sqlite"
 LAYOUT = 1
 DEFAULT_LIMIT = 4 * 2**30
 """Largest size of the file in bytes; beyond it the results that were not used for longest are removed."""
+
+UNSETTLED = (b"not decided within", b"(memory?)", b"cancelled")
+"""What the reasons of results that another try could change contain."""
 
 _SECONDS_OF_PATIENCE = 20.0
 _KEYS_AT_ONCE = 500
@@ -145,11 +149,12 @@ class ResultCache:
         return found
 
     def put(self, metric: str, version: int, settings: Mapping[str, Any], results: Mapping[bytes, bytes]) -> None:
-        """Keep results by content key; all of one call or, after a kill, none."""
-        if self._connection is None or not results:
+        """Keep results by content key, but for UNSETTLED ones; all of one call or, after a kill, none."""
+        settled = {key: value for key, value in results.items() if not any(part in value for part in UNSETTLED)}
+        if self._connection is None or not settled:
             return
         context, now = _context(metric, version, settings), int(time.time())
-        rows = [(_full_key(context, key), value, now) for key, value in results.items()]
+        rows = [(_full_key(context, key), value, now) for key, value in settled.items()]
         try:
             with self._connection:
                 self._connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", rows)

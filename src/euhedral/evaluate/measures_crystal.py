@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from euhedral.data.samples import Samples
 
 _SYMMETRY_VERSION = 1
+_TEMPLATE_VERSION = 2
 _LOST = b"finding it ended the worker process (memory?)"
 _STRUCTURE_VERSION = 1
 
@@ -252,32 +253,41 @@ def measure_templates(context: Context, settings: Mapping[str, Any]) -> Measured
     known = context.known()
     symprecs = float(settings["symprec"]), float(settings["symprec_known"])
     own = _templates(context, context.samples, symprecs[0])
-    held = set(_templates(context, known, symprecs[1])) - {""}
-    novel = np.array([template != "" and template not in held for template in own], dtype=bool)
+    held = {template for template, _ in _templates(context, known, symprecs[1]) if template}
+    novel = np.array([template != "" and template not in held for template, _ in own], dtype=bool)
+    broken = unbuildable(context, context.samples)
     note = (
         f"moyopy, symprec {symprecs[0]:g} Å (samples) and {symprecs[1]:g} Å (known); "
         f"{len(held)} known templates of {len(known)} crystals"
     )
     return Measured(
         figures=(context.share("symmetry.novel_template", novel, note=note),),
-        columns={"wyckoff_template": [template or None for template in own]},
+        failures=tuple(
+            Failure(index=i, stage="wyckoff template", reason=reason)
+            for i, (_, reason) in enumerate(own)
+            if reason and broken[i] is None
+        ),
+        columns={"wyckoff_template": [template or None for template, _ in own]},
     )
 
 
-def _templates(context: Context, samples: Samples, symprec: float) -> list[str]:
-    """Wyckoff template of each crystal as text, empty where it has none."""
+def _templates(context: Context, samples: Samples, symprec: float) -> list[tuple[str, str]]:
+    """Wyckoff template of each crystal as text and, where there is none, why."""
 
-    def find() -> list[str]:
+    def find() -> list[tuple[str, str]]:
         from importlib.metadata import version
 
         def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
-            return map_crystals(find_templates, part, (symprec,), workers=context.workers, lost=b"", progress=progress)
+            return map_crystals(
+                find_templates, part, (symprec,), workers=context.workers, lost=b"\t" + _LOST, progress=progress
+            )
 
         settings = {"symprec": symprec, "tool": f"moyopy {version('moyopy')}"}
         found = context.for_each(
-            "wyckoff template", _SYMMETRY_VERSION, settings, samples.crystals, compute, stage="wyckoff templates"
+            "wyckoff template", _TEMPLATE_VERSION, settings, samples.crystals, compute, stage="wyckoff templates"
         )
-        return [text.decode() for text in found]
+        split = (text.decode().partition("\t") for text in found)
+        return [(template, reason) for template, _, reason in split]
 
     return context.once(("templates", symprec, id(samples)), find)
 
@@ -290,7 +300,8 @@ def find_groups(batch: CrystalBatch, symprec: float) -> list[bytes]:
 
 
 def find_templates(batch: CrystalBatch, symprec: float) -> list[bytes]:
-    """Wyckoff template of each crystal, empty where there is none; body of a worker process."""
+    """Wyckoff template of each crystal, a tab and, where there is none, why; body of a worker process."""
     from euhedral.evaluate.wyckoff import wyckoff_templates
 
-    return [str(record.template or "").encode() for record in wyckoff_templates(batch, symprec=symprec)]
+    records = wyckoff_templates(batch, symprec=symprec)
+    return [f"{record.template or ''}\t{record.reason or ''}".encode() for record in records]
