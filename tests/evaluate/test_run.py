@@ -161,6 +161,51 @@ def test_energies_come_from_the_potential() -> None:
     assert "chgnet" in report["wasserstein.energy"].note
 
 
+def test_distances_of_valid_samples_stand_beside_published_ones() -> None:
+    # CsCl2 is not neutral, so it counts among all samples and not among the valid ones; both others are the reference.
+    salt = cscl()
+    odd = CrystalBatch.from_crystals(
+        [
+            (
+                4.1 * torch.eye(3, dtype=torch.float64),
+                torch.tensor([[0.0] * 3, [0.5] * 3, [0.5, 0.0, 0.0]], dtype=torch.float64),
+                torch.tensor([55, 17, 17]),
+            )
+        ]
+    )
+    report = quick(CrystalBatch.concat([salt, salt, odd]), CrystalBatch.concat([salt, salt]), protocol="cdvae")
+    density = 1.66053906660 * 35.45 / 4.1**3
+    assert report["validity.both"].value == pytest.approx(2 / 3)
+    assert report["wasserstein.density"].value == pytest.approx(density / 3, rel=1e-3)
+    assert report["wasserstein.density_valid"].value == pytest.approx(0, abs=1e-12)
+    assert report["wasserstein.density_valid"].samples == 3
+    assert "the 2 valid samples" in report["wasserstein.density_valid"].note
+    named = {anchor.figure for anchor in report.results[0].anchors if anchor.figure.startswith("wasserstein")}
+    assert named == {"wasserstein.density_valid", "wasserstein.num_elements_valid"}
+
+
+def test_a_time_limit_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
+    batch = several()[[0, 1]]
+    hasty = quick(batch, batch, protocol="cdvae", cache=tmp_path, seconds_per_crystal=1e-6)
+    assert hasty["coverage.recall"].value == 0.0
+    assert {f.reason for f in hasty.failures if f.stage == "fingerprint"} == {"not decided within 1e-06 s"}
+    assert quick(batch, batch, protocol="cdvae", cache=tmp_path)["coverage.recall"].value == 1.0
+
+
+def test_a_crystal_without_a_template_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from euhedral.evaluate import wyckoff
+    from euhedral.evaluate.wyckoff import TemplateRecord
+
+    def none(batch: CrystalBatch, *, symprec: float) -> list[TemplateRecord]:
+        return [TemplateRecord(template=None, reason="no symmetry at all")] * len(batch)
+
+    monkeypatch.setattr(wyckoff, "wyckoff_templates", none)
+    report = quick(several(), train=cscl(), protocol="mattergen")
+    assert report["symmetry.novel_template"].value == 0.0
+    found = {f.index: f.reason for f in report.failures if f.stage == "wyckoff template"}
+    assert found == dict.fromkeys(range(3), "no symmetry at all")
+
+
 def test_only_broken_crystals(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("cif\nnothing\nnothing either\n")
     report = quick(tmp_path / "x.csv", several(), protocol=["cdvae", "lemat"])

@@ -46,9 +46,9 @@ def _denovo(system: str, source: str, values: tuple[float | None, ...]) -> list[
         "validity.composition",
         "coverage.recall",
         "coverage.precision",
-        "wasserstein.density",
-        "wasserstein.energy",
-        "wasserstein.num_elements",
+        "wasserstein.density_valid",
+        "wasserstein.energy_valid",
+        "wasserstein.num_elements_valid",
     )
     given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
     return _row(system, source, given, note=_COVERAGE)

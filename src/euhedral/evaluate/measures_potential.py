@@ -13,7 +13,7 @@ from euhedral.evaluate.distribution import frechet, mmd
 from euhedral.evaluate.embedding import FEATURES, ChgnetPredictions, chgnet_predictions, describe_model
 from euhedral.evaluate.histograms import histogram
 from euhedral.evaluate.measures_crystal import unbuildable
-from euhedral.evaluate.measures_distribution import MMD_CRYSTALS, first_reasons, stage_failures, wasserstein_figure
+from euhedral.evaluate.measures_distribution import MMD_CRYSTALS, first_reasons, stage_failures, wasserstein_figures
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -24,11 +24,12 @@ _NO_INTERVAL = "no interval: a resample of few crystals is biased"
 
 
 def measure_energy(context: Context, settings: Mapping[str, Any]) -> Measured:
-    """Wasserstein distance of the energies per atom of the crystals as they are."""
+    """Wasserstein distances of the energies per atom of the crystals as they are, of all and of valid samples."""
     own, other = predictions_of(context, context.samples), predictions_of(context, context.references())
-    figure = wasserstein_figure(context, "energy", "eV/atom", own.energies, other.energies, note=own.model)
     return Measured(
-        figures=(figure,),
+        figures=wasserstein_figures(
+            context, "energy", "eV/atom", own.energies, other.energies, rule=settings["rule"], note=own.model
+        ),
         failures=stage_failures(context, first_reasons(context, context.samples, own.reasons), "energy"),
         distributions=(
             histogram("energy", "Energy of the crystals as they are", own.energies, other.energies, unit="eV/atom"),

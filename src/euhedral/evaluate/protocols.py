@@ -86,7 +86,10 @@ _NOVEL_ORDERED = {**_tolerances(0.3, 0.2, 5.0), "rule": "ordered"}
 _NOVEL_DISORDERED = {**_tolerances(0.3, 0.2, 5.0), "rule": "disordered"}
 _STABLE = {"stable_at": STABLE_AT, "metastable_at": METASTABLE_AT}
 _COVERAGE = Metric(name="coverage")
-_WASSERSTEIN = Metric(name="wasserstein", settings={"quantities": ["density", "num_elements", "coordination"]})
+_WASSERSTEIN = Metric(
+    name="wasserstein", settings={"quantities": ["density", "num_elements", "coordination"], "rule": "cdvae"}
+)
+_ENERGY = Metric(name="energy", settings={"rule": "cdvae"})
 _MATCH_SETTINGS = {**_tolerances(0.5, 0.3, 10.0), "rule": "cdvae"}
 
 PROTOCOLS: tuple[Protocol, ...] = (
@@ -94,7 +97,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         name="cdvae",
         version="1.0",
         title="De novo generation by the protocol of CDVAE (Xie et al., ICLR 2022)",
-        metrics=(_VALIDITY, _COVERAGE, _WASSERSTEIN, _GENERATED_SYMMETRY, Metric(name="energy")),
+        metrics=(_VALIDITY, _COVERAGE, _WASSERSTEIN, _GENERATED_SYMMETRY, _ENERGY),
         anchored=("validity", "coverage", "wasserstein"),
     ),
     Protocol(
