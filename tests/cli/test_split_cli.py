@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from data.crystal_sources import ROCK_SALT, cif, csv_text
 from euhedral.cli.app import app, main
+from euhedral.crystal.batch import CrystalBatch
 from euhedral.data.store import CrystalStore
 
 
@@ -79,6 +80,34 @@ def test_leakage_finds_a_crystal_that_is_only_equal_in_structure(tmp_path: Path)
     text = run("leakage", *sets)
     assert "structure" in text and "1 rows of the test set could not be read" in text
     assert "structure" not in run("leakage", *sets, "--no-structures")
+
+
+def test_leakage_tells_what_could_not_be_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from euhedral.evaluate.novelty import NoveltyRecord, ReferenceIndex
+
+    def late(self: ReferenceIndex, batch: CrystalBatch, **_: object) -> list[NoveltyRecord]:
+        return [
+            NoveltyRecord(index=i, reference=None, rms=None, reason="not decided within 60 s", compared=1)
+            for i in range(len(batch))
+        ]
+
+    monkeypatch.setattr(ReferenceIndex, "find", late)
+    (tmp_path / "a.csv").write_text(csv_text([("salt", ROCK_SALT)], "material_id,cif"))
+    sets = (str(tmp_path / "a.csv"), str(tmp_path / "a.csv"), "--workers", "1")
+    (structure,) = [
+        one for one in json.loads(run("leakage", *sets, "--json"))["overlaps"] if one["kind"] == "structure"
+    ]
+    assert (structure["test_crystals"], structure["undecided"]) == (0, 1)
+    assert "1 test crystals could not be decided in time" in " ".join(run("leakage", *sets).split())
+
+
+def test_leakage_without_a_shared_formula(tmp_path: Path):
+    for name, elements in {"train": ["Li", "O"], "test": ["Na", "Cl"]}.items():
+        (tmp_path / f"{name}.csv").write_text(csv_text([(name, cif(elements))], "material_id,cif"))
+    found = json.loads(
+        run("leakage", str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), "--workers", "1", "--json")
+    )
+    assert all(one["test_crystals"] == 0 for one in found["overlaps"]) and len(found["overlaps"]) == 5
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_each_kind_is_counted_by_itself(tmp_path: Path):
         "share": 0.75,
         "train_crystals": 2,
         "examples": ["Li-O", "Cl-Na"],
+        "undecided": 0,
     }
 
 

@@ -129,21 +129,23 @@ def structural_overlap(
 ) -> Overlap:
     """Test crystals that match a training crystal in structure; only those of a shared formula are compared.
 
-    A pair that cannot be decided in time does not count as shared.
+    A crystal that cannot be decided in time does not count as shared; `undecided` says how many these are.
     """
     import numpy as np
 
-    from euhedral.crystal.batch import CrystalBatch
     from euhedral.data.leakage import EXAMPLES, Overlap
-    from euhedral.evaluate.uniqueness import find_duplicates
+    from euhedral.evaluate.novelty import ReferenceIndex
 
     shared = next(one for one in overlaps if one.kind == "reduced formula")
-    known = train.crystals(np.array(shared.train_rows, dtype=np.int64))
+    index = ReferenceIndex.build(train.crystals(np.array(shared.train_rows, dtype=np.int64)))
     new = test.crystals(np.array(shared.test_rows, dtype=np.int64))
-    # The training crystals come first, so that a test crystal equal to one of them is a duplicate of it.
-    records = find_duplicates(CrystalBatch.concat([known, new]), workers=workers, progress=progress)[len(known) :]
-    twins = [(row, record.duplicate_of) for row, record in zip(shared.test_rows, records, strict=True)]
-    pairs = [(row, shared.train_rows[twin]) for row, twin in twins if twin is not None and twin < len(known)]
+    records = index.find(new, workers=workers, progress=progress)
+    # The index calls a crystal by its position among those of shared formulas.
+    pairs = [
+        (row, shared.train_rows[int(record.reference)])
+        for row, record in zip(shared.test_rows, records, strict=True)
+        if record.reference is not None
+    ]
     names = test.ids([row for row, _ in pairs[:EXAMPLES]]) if pairs else []
     return Overlap(
         kind="structure",
@@ -151,6 +153,7 @@ def structural_overlap(
         train_rows=tuple(sorted({twin for _, twin in pairs})),
         test_crystals=len(test),
         examples=tuple(names),
+        undecided=sum(record.reference is None and record.reason is not None for record in records),
     )
 
 
@@ -168,6 +171,13 @@ def _print_leakage(sizes: dict[str, int], unreadable: dict[str, int], found: lis
         )
     console = Console()
     console.print(table)
+    for one in found:
+        if one.undecided:
+            console.print(
+                f"[yellow]note[/] {one.kind}: {one.undecided:,} test crystals could not be decided in time, and count as "
+                "not shared",
+                highlight=False,
+            )
     for name, rows in unreadable.items():
         if rows:
             console.print(f"[yellow]note[/] {rows:,} rows of the {name} set could not be read", highlight=False)

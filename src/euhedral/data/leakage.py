@@ -31,6 +31,7 @@ class Overlap:
         train_rows: positions of the training crystals that do, ascending.
         test_crystals: size of the test set, the denominator of `share`.
         examples: at most ten of the ids, formulas or chemical systems, in the order of the test set.
+        undecided: test crystals of which it could not be found out (a pair of structures that took too long).
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class Overlap:
     train_rows: tuple[int, ...]
     test_crystals: int
     examples: tuple[str, ...]
+    undecided: int = 0
 
     @property
     def share(self) -> float:
@@ -52,6 +54,7 @@ class Overlap:
             "share": self.share,
             "train_crystals": len(self.train_rows),
             "examples": list(self.examples),
+            "undecided": self.undecided,
         }
 
 
