@@ -123,6 +123,28 @@ def test_bad_input_is_one_line_and_exit_code_2(
         assert "Traceback" not in err
 
 
+def test_brackets_in_paths_and_reasons_are_shown() -> None:
+    import io
+
+    from rich.console import Console
+
+    from euhedral.cli.evaluate import print_report
+    from euhedral.evaluate.report import Failure, ProtocolResult, Report
+
+    left_out = {"energy": "pip install 'euhedral[evaluate]'"}
+    report = Report(
+        samples=1,
+        references=0,
+        results=(ProtocolResult(protocol="cdvae", version="1.0", figures=(), left_out=left_out),),
+        failures=(Failure(index=0, stage="read", reason="row [red] is broken"),),
+        sources={"samples": "run[bold]", "cache": "cache [x] stopped"},
+    )
+    told = io.StringIO()
+    print_report(Console(file=told, width=200), report)
+    for text in ("euhedral[evaluate]", "row [red] is broken", "run[bold]", "cache [x] stopped"):
+        assert text in told.getvalue()
+
+
 def test_an_interrupted_evaluation_leaves_whole_files(crystals: Path, tmp_path: Path) -> None:
     words = ("evaluate", str(crystals), "--reference", str(crystals), "--report", "report", "--no-cache")
     command = [sys.executable, "-m", "euhedral.cli.app", *words, "--protocol", "cdvae"]

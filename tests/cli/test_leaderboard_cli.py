@@ -59,6 +59,16 @@ def test_names_are_as_long_as_it_takes(tmp_path: Path) -> None:
     assert [entry.name for entry in collect(paths)] == ["a/report", "b/report"]
 
 
+def test_names_that_look_like_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [report(tmp_path / name, result(rate, 0.1)) for name, rate in (("a[red]", 0.5), ("b|c", 0.6))]
+    entries = collect(paths)
+    assert to_markdown(entries, figure_names(entries)).splitlines()[0] == "| csp 1.0 | a[red] | b\\|c |"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["euhedral", "leaderboard", *map(str, paths)])
+        main()
+    assert ended.value.code == 0 and "a[red]" in capsys.readouterr().out
+
+
 def test_versions_are_not_mixed_silently(tmp_path: Path, two: list[Path]) -> None:
     newer = report(tmp_path / "newer", result(0.8, 0.03, version="2.0"))
     with pytest.raises(ConfigError, match="different versions of protocol 'csp'"):

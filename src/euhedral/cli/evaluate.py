@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from euhedral.evaluate.report import Figure, ProtocolResult, Report
 
 REASONS_SHOWN = 8
+LEAST_SECONDS = 0.05
+"""Stages that took less are not listed by name."""
 WIDE_ENOUGH = 110
 """Columns of a terminal where published figures fit beside one's own; else they follow below."""
 
@@ -116,7 +118,7 @@ def evaluate(
         return
     print_report(Console(), result)
     if report is not None:
-        Console(stderr=True).print(f"report in {report}")
+        Console(stderr=True).print(f"report in {report}", markup=False)
 
 
 @contextmanager
@@ -153,7 +155,10 @@ def print_report(console: Console, report: Report) -> None:
     """Tables of all protocols beside their published anchors, and what went wrong how often."""
     against = f" against {report.references:,}" if report.references else ""
     console.print(
-        f"{report.samples:,} crystals of {report.sources.get('samples', '?')}{against}", highlight=False, soft_wrap=True
+        f"{report.samples:,} crystals of {report.sources.get('samples', '?')}{against}",
+        highlight=False,
+        markup=False,  # paths and reasons may hold brackets
+        soft_wrap=True,
     )
     for result in report.results:
         wide = console.width >= WIDE_ENOUGH
@@ -162,12 +167,12 @@ def print_report(console: Console, report: Report) -> None:
             for name, published in _published(result).items():
                 console.print(f"published {name}: {', '.join(published)}", highlight=False, soft_wrap=True)
         for name, reason in result.left_out.items():
-            console.print(f"left out: {name}: {reason}", highlight=False)
+            console.print(f"left out: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
     _print_failures(console, report)
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
-    console.print(f"{sum(report.seconds.values()):.1f} s: {seconds}", highlight=False)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items() if value >= LEAST_SECONDS)
+    console.print(f"{sum(report.seconds.values()):.1f} s{': ' if seconds else ''}{seconds}", highlight=False)
     if "cache" in report.sources:
-        console.print(report.sources["cache"], highlight=False)
+        console.print(report.sources["cache"], highlight=False, markup=False)
 
 
 def _table(result: ProtocolResult, *, with_published: bool) -> Any:
@@ -204,9 +209,9 @@ def _print_failures(console: Console, report: Report) -> None:
     counts = Counter((failure.stage, failure.reason) for failure in report.failures)
     if not counts:
         return
-    console.print(
-        f"{len({f.index for f in report.failures}):,} crystals failed somewhere, and stay in the denominators:"
-    )
+    failed = len({failure.index for failure in report.failures})
+    stay = "crystal failed somewhere, and stays" if failed == 1 else "crystals failed somewhere, and stay"
+    console.print(f"{failed:,} {stay} in the denominators:")
     for (stage, reason), count in counts.most_common(REASONS_SHOWN):
         console.print(f"  {count:>7,} x {stage}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if len(counts) > REASONS_SHOWN:

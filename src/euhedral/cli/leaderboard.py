@@ -148,7 +148,7 @@ def to_csv(entries: Sequence[Entry], names: Sequence[str]) -> str:
 def to_markdown(entries: Sequence[Entry], names: Sequence[str]) -> str:
     """A table with one row a figure and one column a report."""
     rows = _rows(entries, names)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     lines.insert(1, "|---|" + "---:|" * len(entries))
     return "\n".join(lines) + "\n"
 
@@ -169,14 +169,17 @@ def _rows(entries: Sequence[Entry], names: Sequence[str]) -> list[list[str]]:
 
 def _print(entries: Sequence[Entry], names: Sequence[str]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     rows = _rows(entries, names)
     table = Table(title_justify="left")
     for i, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="right" if i else "left", overflow="fold")
+        table.add_column(escape(heading), justify="right" if i else "left", overflow="fold")
     for row in rows[1:]:
-        table.add_row(*(f"[bold]{cell[2:-2]}[/bold]" if cell.startswith("**") else cell for cell in row))
+        table.add_row(
+            *(f"[bold]{escape(cell[2:-2])}[/bold]" if cell.startswith("**") else escape(cell) for cell in row)
+        )
     Console().print(table)
 
 
