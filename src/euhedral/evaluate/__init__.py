@@ -28,8 +28,12 @@ from euhedral.evaluate.report import Figure as Figure
 from euhedral.evaluate.report import Report as Report
 from euhedral.evaluate.report import read_metrics as read_metrics
 from euhedral.evaluate.run import evaluate as evaluate
+from euhedral.evaluate.steering import TargetErrors as TargetErrors
+from euhedral.evaluate.steering import target_errors as target_errors
+from euhedral.evaluate.symmetry import RequestedSymmetry as RequestedSymmetry
 from euhedral.evaluate.symmetry import SymmetrySummary as SymmetrySummary
 from euhedral.evaluate.symmetry import crystal_system as crystal_system
+from euhedral.evaluate.symmetry import requested_space_groups as requested_space_groups
 from euhedral.evaluate.symmetry import space_group_distance as space_group_distance
 from euhedral.evaluate.symmetry import summarize_symmetry as summarize_symmetry
 from euhedral.evaluate.uniqueness import UNIQUE_TOLERANCES as UNIQUE_TOLERANCES
