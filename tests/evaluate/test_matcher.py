@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from euhedral.crystal.elements import SYMBOLS
 from euhedral.evaluate.comparison import Tolerances
 from euhedral.evaluate.matcher import distance
 from euhedral.evaluate.reduction import may_be_smaller, reduce_crystal
@@ -97,10 +98,10 @@ def theirs(first: Triple, second: Triple, tolerances: Tolerances) -> tuple[float
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        structures = [Structure(cell, species, frac) for cell, frac, species in (first, second)]
+        one, two = (Structure(cell, [SYMBOLS[z] for z in species], frac) for cell, frac, species in (first, second))
         matcher = StructureMatcher(stol=tolerances.stol, ltol=tolerances.ltol, angle_tol=tolerances.angle_tol)
-        found = matcher.get_rms_dist(*structures)
-        return None if found is None else float(found[0]), bool(matcher.fit(*structures))
+        found = matcher.get_rms_dist(one, two)
+        return None if found is None else float(found[0]), bool(matcher.fit(one, two))
 
 
 def assert_close(rms: float | None, true_rms: float | None) -> None:
@@ -149,6 +150,25 @@ def test_a_shift_has_its_analytic_rms_and_largest_displacement() -> None:
     expected = 0.15 / (4.1**3 / 2) ** (1 / 3)
     assert distance(*pair, CSP, rms=True) == pytest.approx(expected, rel=1e-9)
     assert distance(*pair, CSP, rms=False) == pytest.approx(expected, rel=1e-9)
+
+
+def test_copies_are_decided_without_a_search_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from euhedral.evaluate import matcher
+
+    searches = []
+    monkeypatch.setattr(matcher, "_mappings", lambda *arguments: searches.append(arguments) or iter(()))
+    cell, frac, species = PROTOTYPES["perovskite"]
+    crystal = reduce_crystal(cell, frac, species)
+    copies = [(cell, frac, species), (1.3 * cell, (frac + 0.3) % 1, species)]  # a shift and a scale change nothing
+    for copy in copies:
+        for rms in (True, False):
+            assert distance(crystal, reduce_crystal(*copy), STRICT, rms=rms) == pytest.approx(0, abs=1e-9)
+    assert not searches
+    moved = frac + np.array([[1e-3, 0, 0]] + [[0, 0, 0]] * (len(frac) - 1))
+    strained = cell @ np.diag([1.001, 1, 1])
+    for other in ((cell, moved, species), (strained, frac, species)):
+        distance(crystal, reduce_crystal(*other), STRICT, rms=True)
+    assert len(searches) == 2
 
 
 def test_other_contents_never_match() -> None:

@@ -88,6 +88,19 @@ def test_polymorphs_are_grouped_by_formula(reference: CrystalBatch, records: lis
     assert summary.polymorph_metre == pytest.approx(2 / 3)
 
 
+def test_crystals_of_invalid_structure_match_nothing() -> None:
+    """Although they equal a reference; as in the published code."""
+    close, flat = binary([0.1, 0.0, 0.0]), binary(CENTRE)
+    flat.cell[0] = torch.tensor([[4000.0, 0.0, 0.0], [0.0, 4.0, 0.0], [3999.9, 0.1, 2.0]], dtype=torch.float64)
+    records = match_everyone(CrystalBatch.concat([close, flat]), CrystalBatch.concat([close, flat, binary(CENTRE)]))
+    assert [record.candidates for record in records] == [0, 0, 0]
+    assert [record.reason for record in records] == [
+        "reference: atoms at most 0.5 Å apart",
+        "reference: flat cell",
+        "no prediction of this composition",
+    ]
+
+
 def test_an_unknown_element_is_a_group_of_its_own() -> None:
     reference = CrystalBatch.concat([binary(CENTRE, species=(0, 17)), binary(CENTRE, species=(0, 17))])
     records = match_everyone(binary(CENTRE), reference)

@@ -11,8 +11,8 @@ removed, and the value of the candidate is
 with v_i the shortest displacements in the average lattice. The crystals match if the least value is below stol. All
 mappings and translations of a pair are evaluated together here, and a crystal is reduced once for all its comparisons.
 
-Differences to pymatgen: of several candidates below 1e-5 the least is taken, not the first; two assignments of equal
-square distance can be told apart by rounding.
+Differences to pymatgen: of several candidates below 1e-5 the least is taken, not the first, and copies of one crystal
+are decided before any search; two assignments of equal square distance can be told apart by rounding.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ def distance(first: ReducedCrystal, second: ReducedCrystal, tolerances: Toleranc
     """
     if first.content != second.content:
         return None
+    same = _as_it_is(first, second, rms=rms)
+    if same is not None and same < tolerances.stol:
+        return same
     best = np.inf
     enough = GOOD_ENOUGH if rms else tolerances.stol
     for mappings in _mappings(first, second, tolerances):
@@ -66,6 +69,22 @@ def distance(first: ReducedCrystal, second: ReducedCrystal, tolerances: Toleranc
             if best < enough and best < tolerances.stol:
                 return best
     return best if best < tolerances.stol else None
+
+
+def _as_it_is(first: ReducedCrystal, second: ReducedCrystal, *, rms: bool) -> float | None:
+    """Value of the mapping that changes nothing, where it is small enough to end the search; None elsewhere.
+
+    Copies of one crystal, as a set judged against itself holds, are decided here without any search.
+    """
+    scale = (second.volume / first.volume) ** (2 / 3)
+    if np.abs(first.gram * scale - second.gram).max() > GOOD_ENOUGH * np.diag(second.gram).min():
+        return None
+    off = (first.frac - first.frac[first.anchor]) - (second.frac - second.frac[second.anchor])
+    off -= np.rint(off)
+    off -= off.mean(0)
+    squares = ((off @ second.gram) * off).sum(1)
+    value = float(np.sqrt(squares.mean() if rms else squares.max())) * (len(off) / second.volume) ** (1 / 3)
+    return value if value < GOOD_ENOUGH else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -200,7 +219,8 @@ def _near(own: ndarray, which: ndarray, relative: ndarray, block: slice, toleran
         end = min(block.stop, start + size)
         off = own[:, None, block] - relative[None, start:end, None]
         off -= np.rint(off)
-        near = (np.abs(off, out=off) <= tolerance[which][:, None, None]).all(-1).any(2).all(1)
+        np.abs(off, out=off)
+        near = (off <= tolerance[which][:, None, None]).all(-1).any(2).all(1)
         if not near.all():
             own, which = own[near], which[near]
         start = end

@@ -5,8 +5,12 @@ same composition. Martirossyan et al. (arXiv 2509.12178) match everyone to each 
 
     METRe = (1/R) sum_r [some prediction matches r],        cRMSE = (1/R) sum_r (min_p rms(p, r) if matched, else stol),
 
-over the R references, with stol = 0.5 for the published tolerances. Both have every reference in the denominator. The
-match rate of the best of k predictions for each reference is `matching.summarize_at`.
+over the R references, with stol = 0.5 for the published tolerances. Both have every reference in the denominator. As in
+the authors' code (OMatG, `metre_rmsds`), compositions are compared reduced, the prediction is the first crystal of the
+matcher, and crystals of invalid structure (atoms within 0.5 Å, no volume, a flat cell) match nothing. Its second pair of
+figures, of crystals whose composition and fingerprints are valid too, is not given here, and more predictions than
+references, which it refuses, are allowed. The match rate of the best of k predictions for each reference is
+`matching.summarize_at`.
 """
 
 from __future__ import annotations
@@ -20,10 +24,13 @@ from typing import TYPE_CHECKING
 from euhedral.evaluate.comparison import NO_MATCH, Progress, Tolerances, compare_pairs, plain_crystals
 from euhedral.evaluate.matching import CSP_TOLERANCES
 from euhedral.evaluate.uniqueness import reduced_formulas
-from euhedral.evaluate.validity import composition_counts, construction_problems
+from euhedral.evaluate.validity import composition_counts, structure_problems
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
+
+SMALLEST_POLAR_SINE = 1e-3
+"""Cells whose volume over the product of their lengths is below this are flat, and match nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +41,7 @@ class ReferenceRecord:
         index: position of the reference.
         rms: least normalised rms displacement over all predictions, or None where none matches.
         prediction: position of the prediction with that rms, or None.
-        candidates: predictions of the same reduced composition that could be built.
+        candidates: predictions of the same reduced composition and of valid structure.
         reason: why no prediction matches, or None.
     """
 
@@ -113,10 +120,10 @@ def match_everyone(
     Raises:
         ConfigError: on no workers or a time limit that is not positive.
     """
-    broken = construction_problems(reference)
+    broken = _matching_nothing(reference)
     of_composition: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for i, (counts, problem) in enumerate(
-        zip(composition_counts(predicted), construction_problems(predicted), strict=True)
+        zip(composition_counts(predicted), _matching_nothing(predicted), strict=True)
     ):
         if problem is None:
             of_composition.setdefault(counts, []).append(i)
@@ -149,6 +156,15 @@ def match_everyone(
             ReferenceRecord(index=r, rms=rms, prediction=prediction, candidates=len(candidates), reason=reason)
         )
     return records
+
+
+def _matching_nothing(batch: CrystalBatch) -> list[str | None]:
+    """Why a crystal is not compared at all, or None."""
+    flat = batch.volume < SMALLEST_POLAR_SINE * batch.cell.norm(dim=2).prod(1)
+    return [
+        problem or ("flat cell" if is_flat else None)
+        for problem, is_flat in zip(structure_problems(batch), flat.tolist(), strict=True)
+    ]
 
 
 def polymorph_groups(reference: CrystalBatch, records: Sequence[ReferenceRecord]) -> list[PolymorphGroup]:
