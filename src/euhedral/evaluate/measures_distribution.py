@@ -145,7 +145,7 @@ def measure_mmd(context: Context, settings: Mapping[str, Any]) -> Measured:
     for name in settings["quantities"]:
         values = _QUANTITIES[name][2]
         own, other = (values(context, samples) for samples in (context.samples, reference))
-        found = mmd(_thinned(own)[:, None], _thinned(other)[:, None])
+        found = mmd(thinned(own[:, None]), thinned(other[:, None]))
         pairs = f"{len(found.samples)} and {len(found.reference)} crystals"
         note = f"squared, unbiased (may fall below 0), {found.setting}; {pairs}"
         figures.append(
@@ -352,8 +352,9 @@ def _atom_counts(batch: CrystalBatch) -> NDArray[np.int32]:
     return label_table(np.where(counts > 0, counts, -1), _LARGEST_CELL_COUNTED + 1)
 
 
-def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    finite = values[np.isfinite(values)]
+def thinned(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most MMD_CRYSTALS of the finite rows (crystals, features), evenly spaced."""
+    finite = rows[np.isfinite(rows).all(axis=1)]
     return finite[np.linspace(0, len(finite) - 1, min(len(finite), MMD_CRYSTALS)).astype(np.int64)]
 
 

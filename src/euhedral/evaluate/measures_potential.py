@@ -13,7 +13,7 @@ from euhedral.evaluate.distribution import frechet, mmd
 from euhedral.evaluate.embedding import FEATURES, ChgnetPredictions, chgnet_predictions, describe_model
 from euhedral.evaluate.histograms import histogram
 from euhedral.evaluate.measures_crystal import unbuildable
-from euhedral.evaluate.measures_distribution import MMD_CRYSTALS, first_reasons, stage_failures, wasserstein_figures
+from euhedral.evaluate.measures_distribution import first_reasons, stage_failures, thinned, wasserstein_figures
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -43,7 +43,7 @@ def measure_embedding(context: Context, settings: Mapping[str, Any]) -> Measured
     """Frechet distance and maximum mean discrepancy of embeddings."""
     own, other = predictions_of(context, context.samples), predictions_of(context, context.references())
     distance = frechet(own.embeddings, other.embeddings)
-    discrepancy = mmd(_thinned(own.embeddings), _thinned(other.embeddings), kernel="polynomial")
+    discrepancy = mmd(thinned(own.embeddings), thinned(other.embeddings), kernel="polynomial")
     left = f"{distance.samples_left_out} without an embedding"
     return Measured(
         figures=(
@@ -104,8 +104,3 @@ def predictions_of(context: Context, samples: Samples) -> ChgnetPredictions:
         )
 
     return context.once(("predictions", id(samples)), find)
-
-
-def _thinned(rows: np.ndarray) -> np.ndarray:
-    finite = rows[np.isfinite(rows).all(axis=1)]
-    return finite[np.linspace(0, len(finite) - 1, min(len(finite), MMD_CRYSTALS)).astype(np.int64)]

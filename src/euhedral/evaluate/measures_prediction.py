@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from euhedral.data.samples import Samples
 
 _MATCH_VERSION = 1
+_EVERYONE_VERSION = 2
 POINTS_SHOWN = 2000
 _SUFFIX: Mapping[Filter, str] = {
     "unfiltered": "",
@@ -88,7 +90,7 @@ def match_records(context: Context, settings: Mapping[str, Any]) -> list[list[Ma
         places: dict[bytes, int] = {}
         for i, key in enumerate(pair_keys):
             places.setdefault(key, i)
-        kept = {"stol": tolerances.stol, "ltol": tolerances.ltol, "angle_tol": tolerances.angle_tol}
+        kept = asdict(tolerances)
         cached = context.cache.get("match", _MATCH_VERSION, kept, pair_keys)
         missing = [i for key, i in places.items() if key not in cached]
         fresh = {
@@ -236,8 +238,8 @@ def measure_everyone(context: Context, settings: Mapping[str, Any]) -> Measured:
         )
         return [[record.rms, record.prediction, record.candidates, record.reason] for record in records]
 
-    kept = {"stol": tolerances.stol, "ltol": tolerances.ltol, "angle_tol": tolerances.angle_tol}
-    rows = context.for_all("match everyone", _MATCH_VERSION, kept, [context.crystals, reference.crystals], find)
+    kept = asdict(tolerances)
+    rows = context.for_all("match everyone", _EVERYONE_VERSION, kept, [context.crystals, reference.crystals], find)
     records = [
         ReferenceRecord(index=i, rms=rms, prediction=prediction, candidates=candidates, reason=reason)
         for i, (rms, prediction, candidates, reason) in enumerate(rows)

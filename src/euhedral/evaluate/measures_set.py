@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def duplicate_records(context: Context, settings: Mapping[str, Any]) -> list[Dup
         return [[record.duplicate_of, record.reason] for record in records]
 
     def remember() -> list[DuplicateRecord]:
-        kept = _plain_tolerances(tolerances)
+        kept = asdict(tolerances)
         rows = context.for_all("unique", _UNIQUE_VERSION, kept, [context.crystals], find)
         return [DuplicateRecord(index=i, duplicate_of=twin, reason=why) for i, (twin, why) in enumerate(rows)]
 
@@ -157,7 +158,7 @@ def novelty_records(context: Context, settings: Mapping[str, Any], rule: Novelty
 
     def remember() -> list[NoveltyRecord]:
         # The names of the known crystals are part of the answer, and so of its key.
-        kept = {**_plain_tolerances(tolerances), "rule": rule, "ids": zlib.crc32("\n".join(known.ids).encode())}
+        kept = {**asdict(tolerances), "rule": rule, "ids": zlib.crc32("\n".join(known.ids).encode())}
         rows = context.for_all("novel", _NOVEL_VERSION, kept, [context.crystals, known.crystals], find)
         return [
             NoveltyRecord(index=i, reference=reference, rms=rms, reason=reason, compared=compared)
@@ -165,7 +166,3 @@ def novelty_records(context: Context, settings: Mapping[str, Any], rule: Novelty
         ]
 
     return context.once(("novel", rule, tolerances), remember)
-
-
-def _plain_tolerances(tolerances: Tolerances) -> dict[str, float]:
-    return {"stol": tolerances.stol, "ltol": tolerances.ltol, "angle_tol": tolerances.angle_tol}
