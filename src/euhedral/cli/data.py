@@ -190,7 +190,9 @@ def _print_failures(console: Console, failed: int, failures: list[tuple[int, str
     from rich.table import Table
 
     where = f"; all of them in {report}" if report is not None else ""
-    table = Table("row", "id", "reason", title=_plain(f"{failed:,} rows could not be read{where}"))
+    table = Table(
+        "row", "id", "reason", title=_plain(f"{failed:,} {'row' if failed == 1 else 'rows'} could not be read{where}")
+    )
     for row, name, reason in failures[:FAILURES_SHOWN]:
         table.add_row(str(row), _plain(name), _plain(reason))
     console.print(table)

@@ -42,8 +42,8 @@ def generate(
     charge_neutral: Annotated[
         bool | None,
         typer.Option(
-            help="Only compositions that pass the charge-neutrality rule (SMACT), or as the network draws them; as many "
-            "as in the training data where neither is given.",
+            help="Only compositions that pass the charge-neutrality rule (SMACT; alloys of metals and single elements pass "
+            "it too), or as the network draws them; as many as in the training data where neither is given.",
             show_default=False,
         ),
     ] = None,
@@ -88,6 +88,8 @@ def generate(
     )
     if batch < 1:
         raise RequestError(f"--batch must be at least 1, not {batch}")
+    if resume and out is None:
+        raise RequestError("--resume goes on with the run in a folder: name it with --out")
     if overwrite and resume:
         raise RequestError("--overwrite and --resume exclude each other")
     from euhedral.catalog.run_folder import RunFolder, free_folder
@@ -209,7 +211,9 @@ def _print_table(console: Console, run: RunFolder, summary: dict[str, Any]) -> N
     if len(ordered) > ROWS_SHOWN:
         console.print(f"... and {len(ordered) - ROWS_SHOWN} more in crystals.parquet")
     if again := summary["redrawn_for_overlapping_atoms"]:
-        console.print(f"{again} draws thrown away for overlapping atoms")
+        console.print(f"{again} {'draw' if again == 1 else 'draws'} thrown away for overlapping atoms")
     for name, share in summary["constraints"].items():
         console.print(f"{name}: {share['met']} of {share['total']} ({share['kind']})")
+    for name, value in summary["request"]["properties"].items():
+        console.print(f"{name}: {value:g} asked for (soft), not counted: that takes a calculation of the crystals")
     console.print(f"{summary['seconds_total']:.1f} s; open {run.path / 'index.html'} in a browser to turn the cells")

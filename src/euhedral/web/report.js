@@ -5,6 +5,7 @@
   const plots = [...document.querySelectorAll(".drawing")];
   const print = matchMedia("print");
   const touch = matchMedia("(pointer: coarse)").matches;
+  const hovers = !touch && matchMedia("(hover: hover)").matches;
   const PRINTED_WIDTH = 640, PRINTED_HEIGHT = 0.72;  // of a page of A4 or letter, and of the height on a screen
 
   // "@name" stands for the page's colour of that name, at any depth of a trace or layout.
@@ -21,6 +22,7 @@
     font: { family: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", size: 12, color: "@text" },
     hoverlabel: { bgcolor: "@card", bordercolor: "@line", font: { color: "@text" } },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: "@muted", activecolor: "@accent" },
     hovermode: "x unified", dragmode: touch ? false : "zoom",
   };
   const merged = (one, other) => {
@@ -41,7 +43,7 @@
       : { autosize: true };
     const buttons = ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"];
     const config = {
-      responsive: true, displaylogo: false, modeBarButtonsToRemove: buttons, displayModeBar: touch ? false : "hover",
+      responsive: true, displaylogo: false, modeBarButtonsToRemove: buttons, displayModeBar: hovers ? "hover" : false,
       toImageButtonOptions: { format: "svg" },
     };
     return Plotly.react(plot, dressed(chart.data, style), { ...dressed(layout, style), ...size }, config);

@@ -33,7 +33,7 @@ def write_run_gallery(run: RunFolder) -> Path:
     summary = json.loads((run.path / SUMMARY).read_text())
     request = {k: v for k, v in summary["request"].items() if v not in (None, {}, "")}
     shown = "" if len(ordered) <= MOST_CARDS else f", the first {MOST_CARDS:,} of them here"
-    facts = {name.replace("_", " "): str(value) for name, value in request.items() if name != "weights"}
+    facts = {name.replace("_", " "): _text(value) for name, value in request.items() if name != "weights"}
     for name, share in summary.get("constraints", {}).items():
         facts[f"{name.replace('_', ' ')} met"] = f"{share['met']} of {share['total']} ({share['kind']})"
     return write_gallery(
@@ -43,3 +43,14 @@ def write_run_gallery(run: RunFolder) -> Path:
         subtitle=f"{len(ordered):,} crystals{shown}; space groups by moyopy at symprec 0.1 Å, before relaxation",
         facts=facts,
     )
+
+
+def _text(value: object) -> str:
+    """A value of a request as a reader would write it: yes, 4 to 6, band_gap = 2.0."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} = {target}" for name, target in value.items())
+    if isinstance(value, (list, tuple)):
+        return " to ".join(str(item) for item in value)
+    return str(value)
