@@ -144,7 +144,8 @@ def published_route(samples: CrystalBatch, reference: CrystalBatch) -> dict[str,
         two = [elements.featurize(s.composition) for s in structures[name]]
         prints[name] = np.array(one), (np.array(two) - COMPOSITION_MEANS) / COMPOSITION_STDS
         for s in structures[name]:  # the script judges the references as well
-            structure_valid(s), composition_valid(s)
+            structure_valid(s)
+            composition_valid(s)
     valid = [structure_valid(s) for s in structures["samples"]]
     neutral = [composition_valid(s) for s in structures["samples"]]
     distances = [cdist(a, b) for a, b in zip(prints["samples"], prints["reference"], strict=True)]

@@ -225,7 +225,7 @@ def test_real_crystals_match_themselves() -> None:
             structures.append(Structure.from_str(row["cif"], fmt="cif"))
     batch = CrystalBatch.from_crystals(
         [
-            (torch.tensor(s.lattice.matrix.copy()), torch.tensor(s.frac_coords), list(s.atomic_numbers))
+            (torch.tensor(s.lattice.matrix.copy()), torch.tensor(s.frac_coords), torch.tensor(s.atomic_numbers))
             for s in structures
         ]
     )

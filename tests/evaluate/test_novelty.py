@@ -37,7 +37,9 @@ def layered(kinds: tuple[int, int, int, int]) -> CrystalBatch:
     """Four metal atoms on a square lattice stacked along c, with oxygen between: their order along c is `kinds`."""
     frac = [[0, 0, k / 4] for k in range(4)] + [[0.5, 0.5, (k + 0.5) / 4] for k in range(4)]
     cell = torch.diag(torch.tensor([3.0, 3.0, 12.0], dtype=torch.float64))
-    return CrystalBatch.from_crystals([(cell, torch.tensor(frac, dtype=torch.float64), [*kinds, 8, 8, 8, 8])])
+    return CrystalBatch.from_crystals(
+        [(cell, torch.tensor(frac, dtype=torch.float64), torch.tensor([*kinds, 8, 8, 8, 8]))]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +84,9 @@ def test_verdicts_and_distances_are_those_of_pymatgen(index: ReferenceIndex) -> 
     asked = CrystalBatch.concat([binary([0.5, 0.5 + shift, 0.5]) for shift in (0.0, 0.05, 0.1, 0.3, 0.49)])
     records = ReferenceIndex.build(binary(CENTRE)).find(asked)
     for record, structure in zip(records, asked.to_pymatgen(), strict=True):
-        assert (record.reference == "0") == matcher.fit(reference, structure)
-        found = matcher.get_rms_dist(reference, structure)
-        assert record.rms == (None if record.reference is None else pytest.approx(found[0], abs=1e-7))
+        assert (record.reference == "0") == matcher.fit(structure, reference)
+        found = matcher.get_rms_dist(structure, reference)
+        assert record.rms == (None if record.reference is None or found is None else pytest.approx(found[0], abs=1e-7))
 
 
 def test_an_undecided_crystal_is_not_novel(index: ReferenceIndex) -> None:
@@ -94,8 +96,8 @@ def test_an_undecided_crystal_is_not_novel(index: ReferenceIndex) -> None:
     crystals = plain_crystals(CrystalBatch.concat([binary(CENTRE)] * 4))
     local = local_task("first", crystals, [[0, 2, 3], [1, 2, 3]], rms=False)
     late = Comparison(matched=False, reason="late")
-    outcomes = Outcomes(by_pair={(2, 0): late, (2, 1): late, (3, 1): Comparison(matched=True)})
-    assert _verdicts(local, outcomes) == {0: (None, (2, "late")), 1: (3, None)}
+    outcomes = Outcomes(by_pair={(0, 2): late, (1, 2): late, (1, 3): Comparison(matched=True, rms=0.1)})
+    assert _verdicts(local, outcomes) == {0: (None, (2, "late"), None), 1: (3, None, 0.1)}
     assert not NoveltyRecord(index=0, reference=None, rms=None, reason="late", compared=1).novel
 
 

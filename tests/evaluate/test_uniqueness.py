@@ -71,7 +71,7 @@ def test_an_undecided_pair_is_not_unique_and_starts_no_kind() -> None:
     late = Comparison(matched=False, reason="not decided within 1 s")
     crystals = plain_crystals(CrystalBatch.concat([binary(CENTRE)] * 8))
     local = local_task("sift", crystals, [[4, 5, 6, 7]], rms=False)
-    outcomes = Outcomes(by_pair={(0, 1): late, (0, 3): late, (2, 3): Comparison(matched=True)})
+    outcomes = Outcomes(by_pair={(1, 0): late, (3, 0): late, (3, 2): Comparison(matched=True)})
     records = _records(local, outcomes)
     assert records[1] == DuplicateRecord(index=5, duplicate_of=None, reason="against crystal 4: not decided within 1 s")
     assert [r.unique for r in records] == [True, False, True, False]

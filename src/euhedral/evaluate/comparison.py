@@ -114,6 +114,7 @@ class Task:
         groups: positions in `crystals`.
         rms: whether to search for the mapping of least rms, else any mapping within the tolerances.
         disorder: whether to compare by the disordered-aware rule of `novelty`, in place of the ordered one.
+        rms_of_match: whether to give the least rms of pairs that some mapping within the tolerances matched.
     """
 
     plan: Plan
@@ -121,6 +122,7 @@ class Task:
     groups: Sequence[Sequence[int]]
     rms: bool
     disorder: bool = False
+    rms_of_match: bool = False
 
 
 @dataclass
@@ -135,7 +137,7 @@ class Outcomes:
 
 
 def sift(group: Sequence[int], compare: Compare) -> list[tuple[int, int | None, str | None]]:
-    """Each crystal against the first of every kind before it.
+    """Each crystal against the first of every kind before it; the later one is the matcher's first crystal.
 
     Returns:
         (position, the crystal that it was decided to equal or that it could not be compared with, why it could not);
@@ -146,7 +148,7 @@ def sift(group: Sequence[int], compare: Compare) -> list[tuple[int, int | None, 
     for i in group:
         partner, undecided = None, None
         for kind in kinds:
-            outcome = compare(kind, i)
+            outcome = compare(i, kind)
             if outcome.matched:
                 partner, undecided = kind, None
                 break
@@ -167,7 +169,7 @@ def run_plan(plan: Plan, groups: Sequence[Sequence[int]], compare: Compare) -> N
             sift(group, compare)
         else:
             for other in group[1:]:
-                if compare(other, group[0]).matched:
+                if compare(group[0], other).matched:
                     break
 
 
@@ -340,6 +342,7 @@ def local_task(
     *,
     rms: bool,
     disorder: bool = False,
+    rms_of_match: bool = False,
 ) -> LocalTask:
     """A task on groups of positions in `crystals` that carries no other crystals."""
     positions = sorted({i for group in groups for i in group})
@@ -350,6 +353,7 @@ def local_task(
         groups=[[where[i] for i in group] for group in groups],
         rms=rms,
         disorder=disorder,
+        rms_of_match=rms_of_match,
     )
     return LocalTask(task=task, positions=positions)
 

@@ -219,8 +219,8 @@ def _near(own: ndarray, which: ndarray, relative: ndarray, block: slice, toleran
         end = min(block.stop, start + size)
         off = own[:, None, block] - relative[None, start:end, None]
         off -= np.rint(off)
-        np.abs(off, out=off)
-        near = (off <= tolerance[which][:, None, None]).all(-1).any(2).all(1)
+        inside = np.all(np.abs(off, out=off) <= tolerance[which][:, None, None], axis=-1)
+        near = np.all(np.any(inside, axis=2), axis=1)
         if not near.all():
             own, which = own[near], which[near]
         start = end

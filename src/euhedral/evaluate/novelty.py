@@ -4,7 +4,9 @@
 Only references of the compositions that are asked about are ever reduced and compared, so a large index costs little.
 A crystal is known if the rules of pymatgen's StructureMatcher map it onto a reference (its default tolerances, as
 MatterGen uses them); with rule 'disordered' also if it does so once elements that can share a site are spread over each
-other's sites (`disorder`). MatterGen's disordered rule asks for equal space groups in the first case, this one does not.
+other's sites (`disorder`). As in MatterGen's code, the crystal is the matcher's first and the reference its second, which
+can decide a pair near the tolerances, and space groups need not be equal. Its `fit` asks for the largest displacement
+to be within the tolerances; the rms that is given is the least over all mappings.
 A crystal that could not be decided is never novel.
 """
 
@@ -28,7 +30,6 @@ from euhedral.evaluate.comparison import (
     PlainCrystal,
     Progress,
     Tolerances,
-    compare_pairs,
     comparison_pool,
     local_task,
     plain_crystals,
@@ -204,22 +205,15 @@ class ReferenceIndex:
         groups = [[i, *(where[p] for p in found[i])] for i in asked]
         limits = {"tolerances": tolerances, "seconds_per_pair": seconds_per_pair, "workers": workers}
         verdicts = _search(crystals, groups, disorder=rule == "disordered", progress=progress, **limits)
-        pairs = [(match, i) for i, (match, _) in verdicts.items() if match is not None]
-        rms = {
-            i: outcome.rms
-            for (_, i), outcome in zip(pairs, compare_pairs(crystals, pairs, rms=True, **limits), strict=True)
-        }
         records = []
         for i in range(len(batch)):
-            match, undecided = verdicts.get(i, (None, None))
+            match, undecided, rms = verdicts.get(i, (None, None, None))
             reason = problems[i]
             if undecided is not None:
                 other, why = undecided
                 reason = f"against reference {self.ids[positions[other - len(queries)]]}: {why}"
             name = None if match is None else str(self.ids[positions[match - len(queries)]])
-            records.append(
-                NoveltyRecord(index=i, reference=name, rms=rms.get(i), reason=reason, compared=len(found[i]))
-            )
+            records.append(NoveltyRecord(index=i, reference=name, rms=rms, reason=reason, compared=len(found[i])))
         return records
 
 
@@ -233,8 +227,8 @@ def novel_share(records: Sequence[NoveltyRecord]) -> float:
     return sum(record.novel for record in records) / len(records) if records else math.nan
 
 
-_Verdict = tuple[int | None, tuple[int, str] | None]
-"""The position that a crystal matches, and one that it could not be compared with and why."""
+_Verdict = tuple[int | None, tuple[int, str] | None, float | None]
+"""The position that a crystal matches, one that it could not be compared with and why, and the rms of the match."""
 
 
 def _search(
@@ -256,7 +250,7 @@ def _search(
             gathered = 0
         parts[-1].append(group)
         gathered += len(group)
-    tasks = [local_task("first", crystals, part, rms=False, disorder=disorder) for part in parts]
+    tasks = [local_task("first", crystals, part, rms=False, disorder=disorder, rms_of_match=True) for part in parts]
     verdicts: dict[int, _Verdict] = {}
     done = 0
     with comparison_pool(tolerances, seconds_per_pair=seconds_per_pair, workers=workers) as pool:
@@ -272,8 +266,8 @@ def _verdicts(local: LocalTask, outcomes: Outcomes) -> dict[int, _Verdict]:
     where = local.positions
     verdicts: dict[int, _Verdict] = {}
     for query, *others in local.task.groups:
-        results: list[tuple[int, Comparison]] = [(where[k], outcomes[k, query]) for k in others]
-        match = next((k for k, outcome in results if outcome.matched), None)
+        results: list[tuple[int, Comparison]] = [(where[k], outcomes[query, k]) for k in others]
+        match, rms = next(((k, outcome.rms) for k, outcome in results if outcome.matched), (None, None))
         undecided = next(((k, o.reason) for k, o in results if o.reason not in (None, NO_MATCH.reason)), None)
-        verdicts[where[query]] = (match, undecided if match is None else None)  # pyright: ignore[reportArgumentType]
+        verdicts[where[query]] = (match, undecided if match is None else None, rms)  # pyright: ignore[reportArgumentType]
     return verdicts

@@ -28,8 +28,11 @@ def serve() -> None:
     _limit_memory()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # Loaded before the process says that it is ready, so that the time limit of the first pair does not pay for it.
         import scipy.optimize  # noqa: F401
         from pymatgen.optimization import neighbors  # noqa: F401
+
+        from euhedral.evaluate import matcher, reduction  # noqa: F401
 
         tolerances = Tolerances(**json.loads(sys.stdin.readline()))
         _say(answers, {"ready": True})
@@ -42,7 +45,8 @@ def _do_task(request: dict[str, Any], tolerances: Tolerances, answers: IO[str]) 
     crystals = [PlainCrystal(**crystal) for crystal in request["crystals"]]
     known = {(i, j): Comparison(**outcome) for i, j, outcome in request["known"]}
     remaining = request["decided"]
-    compare_here = _comparing(crystals, tolerances, rms=request["rms"], disorder=request["disorder"])
+    wanted = {name: request[name] for name in ("rms", "disorder", "rms_of_match")}
+    compare_here = _comparing(crystals, tolerances, **wanted)
 
     def compare(i: int, j: int) -> Comparison:
         nonlocal remaining
@@ -64,7 +68,9 @@ def _do_task(request: dict[str, Any], tolerances: Tolerances, answers: IO[str]) 
     answers.flush()
 
 
-def _comparing(crystals: Sequence[PlainCrystal], tolerances: Tolerances, *, rms: bool, disorder: bool) -> Compare:
+def _comparing(
+    crystals: Sequence[PlainCrystal], tolerances: Tolerances, *, rms: bool, disorder: bool, rms_of_match: bool
+) -> Compare:
     """Comparison of crystals by position, each reduced at its first use only."""
 
     from euhedral.evaluate.matcher import distance
@@ -90,8 +96,10 @@ def _comparing(crystals: Sequence[PlainCrystal], tolerances: Tolerances, *, rms:
             if value is None and disorder:
                 from euhedral.evaluate.disorder import match_disordered
 
-                if match_disordered(crystals[j], crystals[i], tolerances):
+                if match_disordered(crystals[i], crystals[j], tolerances):
                     return Comparison(matched=True)
+            if value is not None and rms_of_match:
+                return Comparison(matched=True, rms=distance(first, second, tolerances, rms=True))
         except Exception as error:
             return Comparison(matched=False, reason=_in_words(error))
         return NO_MATCH if value is None else Comparison(matched=True, rms=value if rms else None)

@@ -2,7 +2,8 @@
 
 Two crystals are the same if the rules of pymatgen's StructureMatcher map one onto the other. Only crystals of the same reduced
 composition can be, so each composition is a bucket of its own; within it a crystal is compared with the first of every
-kind found so far. A pair that cannot be decided never makes a crystal unique.
+kind found so far, as the first of the matcher's two crystals (MatterGen's order). A pair that cannot be decided never
+makes a crystal unique.
 """
 
 from __future__ import annotations
