@@ -10,7 +10,6 @@ with the next pair. This module imports neither torch nor pymatgen at the top, s
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -21,9 +20,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from euhedral.errors import ConfigError, EuhedralError
+from euhedral.evaluate.processes import SECONDS_TO_START, discard, worker_environment
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Called with (done, total) as comparisons end."""
 
-SECONDS_TO_START = 300.0
-"""Longest time for a worker process to import its libraries."""
 PAIRS_AT_ONCE = 64
 """Most pairs that a process gets in one task of single pairs."""
 
@@ -237,11 +235,7 @@ class StructureComparer:
     def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    _close_quietly(stream)
+            discard(process)
 
 
 class ComparisonPool:
@@ -436,8 +430,6 @@ class _TimeLimit:
 
 
 def _start_worker(tolerances: Tolerances) -> subprocess.Popen[str]:
-    one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = {**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND],
@@ -446,14 +438,10 @@ def _start_worker(tolerances: Tolerances) -> subprocess.Popen[str]:
             stderr=log,
             text=True,
             encoding="utf-8",
-            env=environment,
+            env=worker_environment(),
         )
         if not _greeted(process, tolerances):
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    _close_quietly(stream)
+            discard(process)
             log.seek(0)
             raise EuhedralError(f"a worker process for comparing structures did not start: {log.read()[-500:].strip()}")
     return process
@@ -481,10 +469,3 @@ def comparison_pool(tolerances: Tolerances, *, seconds_per_pair: float, workers:
         yield pool
     finally:
         pool.close()
-
-
-def _close_quietly(stream: IO[str]) -> None:
-    try:
-        stream.close()
-    except OSError:  # text that was not yet written cannot reach a process that has ended
-        return

@@ -86,7 +86,7 @@ class TaskProcess:
     def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            _discard(process)
+            discard(process)
 
 
 def run_tasks(
@@ -138,19 +138,19 @@ def serve(function: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends this process itself
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     sys.stdout = sys.stderr  # a library that prints must not break the protocol
-    _limit_memory()
+    limit_memory()
     module, _, name = function.partition(":")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         body = getattr(importlib.import_module(module), name)
-        _say(answers, {"answer": "ready"})
+        say(answers, {"answer": "ready"})
         for line in sys.stdin:
             try:
                 reply = {"answer": body(json.loads(line))}
             # Whatever the function raises is the outcome of this request, with its reason.
             except Exception as error:
                 reply = {"reason": f"{type(error).__name__}: {error}"[:300]}
-            _say(answers, reply)
+            say(answers, reply)
 
 
 def _exchange(process: subprocess.Popen[str], request: str, seconds: float) -> tuple[str, bool]:
@@ -178,8 +178,6 @@ def _exchange(process: subprocess.Popen[str], request: str, seconds: float) -> t
 
 
 def _start(function: str) -> subprocess.Popen[str]:
-    one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = {**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, function],
@@ -188,17 +186,24 @@ def _start(function: str) -> subprocess.Popen[str]:
             stderr=log,
             text=True,
             encoding="utf-8",
-            env=environment,
+            env=worker_environment(),
         )
         answer, _ = _exchange(process, "", SECONDS_TO_START)
         if not answer:
-            _discard(process)
+            discard(process)
             log.seek(0)
             raise EuhedralError(f"a worker process for {function} did not start: {log.read()[-500:].strip()}")
     return process
 
 
-def _discard(process: subprocess.Popen[str]) -> None:
+def worker_environment() -> dict[str, str]:
+    """The environment of a worker process: one thread, and the modules that are found here."""
+    one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    return {**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def discard(process: subprocess.Popen[str]) -> None:
+    """End a process and close its pipes."""
     process.kill()
     process.wait()
     for stream in (process.stdin, process.stdout):
@@ -212,7 +217,8 @@ def _close_all(processes: Sequence[TaskProcess]) -> None:
         process.close()
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Bound this process's address space to MEMORY_LIMIT, where the system can."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -222,6 +228,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _say(stream: IO[str], answer: dict[str, Any]) -> None:
+def say(stream: IO[str], answer: Any) -> None:
+    """Write an answer as one JSON line."""
     stream.write(json.dumps(answer) + "\n")
     stream.flush()

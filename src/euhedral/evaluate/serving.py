@@ -12,9 +12,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from euhedral.evaluate.comparison import NO_MATCH, Compare, Comparison, PlainCrystal, Tolerances, run_plan
-
-MEMORY_LIMIT = 8 * 2**30
-"""Address space of a worker process in bytes, where the system can limit it."""
+from euhedral.evaluate.processes import limit_memory, say
 
 
 def serve() -> None:
@@ -25,7 +23,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends this process itself
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     sys.stdout = sys.stderr  # a library that prints must not break the protocol
-    _limit_memory()
+    limit_memory()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Loaded before the process says that it is ready, so that the time limit of the first pair does not pay for it.
@@ -35,7 +33,7 @@ def serve() -> None:
         from euhedral.evaluate import matcher, reduction  # noqa: F401
 
         tolerances = Tolerances(**json.loads(sys.stdin.readline()))
-        _say(answers, {"ready": True})
+        say(answers, {"ready": True})
         for line in sys.stdin:
             _do_task(json.loads(line), tolerances, answers)
 
@@ -60,7 +58,7 @@ def _do_task(request: dict[str, Any], tolerances: Tolerances, answers: IO[str]) 
             answers.flush()
         else:
             seconds = time.perf_counter() - started
-            _say(answers, [i, j, {**asdict(outcome), "seconds": seconds}])
+            say(answers, [i, j, {**asdict(outcome), "seconds": seconds}])
         return outcome
 
     run_plan(request["plan"], request["groups"], compare)
@@ -109,18 +107,3 @@ def _comparing(
 
 def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300]
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def _say(stream: IO[str], answer: Any) -> None:
-    stream.write(json.dumps(answer) + "\n")
-    stream.flush()
