@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +81,16 @@ def test_workers_use_one_thread_each() -> None:
 def test_errors_of_the_function_are_raised() -> None:
     with pytest.raises(ValueError, match="bad 3"):
         list(map_chunks(fail, [[3]], (), workers=2))
+
+
+def test_a_script_without_a_guard_ends_at_once_and_is_told_what_to_do(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "import operator\n"
+        "from euhedral.data.workers import map_chunks\n"
+        "print(list(map_chunks(operator.mul, [[i] for i in range(100)], (2,), workers=2, on_death=len)))\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and ended.stdout == ""
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "EuhedralError" in last and "__main__" in last and "workers=1" in last

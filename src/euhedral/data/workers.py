@@ -11,6 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from euhedral.errors import EuhedralError
+
 Result = TypeVar("Result")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -33,6 +35,9 @@ def map_chunks(
         on_death: what a chunk of one item gives when the worker that had it died (killed for its memory, crashed in a
             library); without it the death is raised. A larger chunk is halved and tried again, so that one item cannot
             take its neighbours with it.
+
+    Raises:
+        EuhedralError: where workers end before they begin, as they do in a script without a guard.
     """
     if workers == 1:
         for chunk in chunks:
@@ -66,11 +71,12 @@ class _Pool:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self.executor = self._new()
+        self.executor, self.begun = self._new()
 
-    def _new(self) -> ProcessPoolExecutor:
+    def _new(self) -> tuple[ProcessPoolExecutor, Future[None]]:
         # A forked child of a process with threads (torch, Arrow) can hang; spawned ones start clean.
-        return ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
+        executor = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
+        return executor, executor.submit(_begin)
 
     def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
         """A future that has failed already where a worker died before the work could be handed over."""
@@ -82,11 +88,25 @@ class _Pool:
             return failed
 
     def renew(self) -> None:
+        """New workers in place of those that died at their work; workers that never began would die again.
+
+        Raises:
+            EuhedralError: if none had begun.
+        """
         self.close()
-        self.executor = self._new()
+        if self.begun.cancelled() or self.begun.exception() is not None:
+            raise EuhedralError(
+                "worker processes ended before they began. Each runs the main script again: put what the script does "
+                'under `if __name__ == "__main__":`, or pass workers=1'
+            )
+        self.executor, self.begun = self._new()
 
     def close(self) -> None:
         self.executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    """The first work of a pool: it fails only where no worker comes as far as to do any."""
 
 
 def _one_by_one(
