@@ -109,3 +109,17 @@ def test_the_loosest_tolerance_at_which_there_is_symmetry_is_used() -> None:
 def test_a_tolerance_of_nothing_is_refused() -> None:
     with pytest.raises(CrystalError, match="above 0"):
         idealized(perovskite(), (0.1, 0.0))
+
+
+def test_a_batch_gives_what_each_crystal_gives_alone() -> None:
+    crystals = [disturbed(perovskite(), 0.03), disturbed(rock_salt(), 0.05, 1), disturbed(perovskite(), 0.3, 2)]
+    broken = CrystalBatch(
+        frac=crystals[0].frac, cell=0 * crystals[0].cell, species=crystals[0].species, num_atoms=crystals[0].num_atoms
+    )
+    batch = CrystalBatch.concat([crystals[0], broken, *crystals[1:]])
+    for given in (batch, batch.to(torch.float32)):
+        together, alone = idealized(given, TOLERANCES), [idealized(crystal, TOLERANCES) for crystal in given]
+        assert together.cell.dtype == given.cell.dtype
+        torch.testing.assert_close(together.frac, torch.cat([crystal.frac for crystal in alone]), atol=0, rtol=0)
+        torch.testing.assert_close(together.cell, torch.cat([crystal.cell for crystal in alone]), atol=0, rtol=0)
+        assert not torch.equal(together[0].cell, given[0].cell) and torch.equal(together[1].cell, given[1].cell)

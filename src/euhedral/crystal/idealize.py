@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from euhedral.crystal.batch import CrystalBatch
-from euhedral.crystal.geometry import change_cell, minkowski_transform, wrap, wrap_centered
-from euhedral.crystal.symmetry import symmetry_dataset
+from euhedral.crystal.geometry import change_cell, wrap, wrap_centered
+from euhedral.crystal.symmetry import ReducedCell, reduced_cells
 from euhedral.errors import CrystalError
 
 if TYPE_CHECKING:
@@ -36,13 +36,19 @@ def idealized(batch: CrystalBatch, tolerances: Sequence[float]) -> CrystalBatch:
     if any(not tolerance > 0 for tolerance in tolerances):
         raise CrystalError(f"symmetry tolerances must be above 0 Å, not {list(tolerances)}")
     ordered = sorted(tolerances, reverse=True)
-    return CrystalBatch.concat([_idealized(crystal, ordered) for crystal in batch])
+    crystals = []
+    for crystal, cell in zip(batch, reduced_cells(batch), strict=True):
+        found = None if isinstance(cell, CrystalError) else _idealized(cell, ordered)
+        crystals.append(crystal if found is None else found.to(batch.cell.dtype).to(batch.cell.device))
+    return CrystalBatch.concat(crystals)
 
 
-def _idealized(crystal: CrystalBatch, tolerances: Sequence[float]) -> CrystalBatch:
+def _idealized(cell: ReducedCell, tolerances: Sequence[float]) -> CrystalBatch | None:
+    """The symmetric crystal in the cell as it was given; None where no symmetry is found."""
+    reduced = cell.crystal
     for tolerance in tolerances:
         try:
-            dataset, reduced = symmetry_dataset(crystal, tolerance)
+            dataset = cell.dataset(tolerance)
         except CrystalError:
             continue
         rotations = torch.tensor(dataset.operations.rotations, dtype=torch.float64)
@@ -60,9 +66,8 @@ def _idealized(crystal: CrystalBatch, tolerances: Sequence[float]) -> CrystalBat
             species=reduced.species,
             num_atoms=reduced.num_atoms,
         )
-        _, inverse = minkowski_transform(crystal.cell.double())
-        return change_cell(symmetric, inverse).to(crystal.cell.dtype).to(crystal.cell.device)
-    return crystal
+        return change_cell(symmetric, cell.inverse[None])
+    return None
 
 
 def _averaged_positions(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 
-from euhedral.crystal.batch import MAX_ATOMIC_NUMBER, CrystalBatch
+from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import change_cell, minkowski_transform, smallest_distance, wrap
+from euhedral.crystal.symmetry_search import search
 from euhedral.errors import CrystalError
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from moyopy import MoyoDataset
+    from torch import Tensor
 
 MAX_SYMMETRY_ATOMS = 2_000
 """Largest cell whose symmetry is searched; the time grows with the square of the atoms."""
@@ -94,80 +96,96 @@ def conventional(batch: CrystalBatch, symprec: float = 0.1, *, to_primitive: boo
     ).to(batch.cell.device)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReducedCell:
+    """One crystal in the Minkowski-reduced cell in which its symmetry is searched.
+
+    Attributes:
+        crystal: in float64, on the CPU.
+        inverse: whole numbers as float64; `inverse @ crystal.cell` is the cell as it was given, (3, 3).
+        closest: smallest distance in Å between two atoms or images.
+    """
+
+    crystal: CrystalBatch
+    inverse: Float[Tensor, "3 3"]
+    closest: float
+
+    def request(self, symprec: float) -> tuple[list[list[float]], list[list[float]], list[int], float]:
+        """The arguments of `symmetry_search.search` as plain numbers.
+
+        Raises:
+            CrystalError: on atoms or images within twice `symprec`, or a tolerance that is not above 0.
+        """
+        if not symprec > 0:
+            raise CrystalError(f"the symmetry tolerance must be above 0 Å, not {symprec}")
+        if not self.closest > 2 * symprec:
+            raise CrystalError(
+                f"atoms are {self.closest:.3g} Å apart: too close to tell apart at a tolerance of {symprec:g} Å"
+            )
+        return self.crystal.cell[0].tolist(), self.crystal.frac.tolist(), self.crystal.species.tolist(), symprec
+
+    def dataset(self, symprec: float) -> MoyoDataset:
+        """moyopy's dataset of this cell; errors as of `request` and `symmetry_search.search`."""
+        return search(*self.request(symprec))
+
+
 def symmetry_dataset(crystal: CrystalBatch, symprec: float) -> tuple[MoyoDataset, CrystalBatch]:
     """moyopy's dataset of one crystal, and the crystal in the Minkowski-reduced cell that the dataset is about.
-
-    Overlapping atoms, tiny or very skewed cells make the search take minutes or all memory, so they are refused or
-    reduced first.
 
     Raises:
         CrystalError: on what is no crystal, atoms or images within twice `symprec`, more than MAX_SYMMETRY_ATOMS atoms,
             or a search that fails.
     """
-    if not symprec > 0:
-        raise CrystalError(f"the symmetry tolerance must be above 0 Å, not {symprec}")
-    crystal = crystal.to("cpu").validate()
-    if (count := crystal.species.numel()) > MAX_SYMMETRY_ATOMS:
-        raise CrystalError(f"the cell has {count} atoms; symmetry is searched up to {MAX_SYMMETRY_ATOMS}")
-    closest = float(smallest_distance(crystal))
-    if not closest > 2 * symprec:
-        raise CrystalError(f"atoms are {closest:.3g} Å apart: too close to tell apart at a tolerance of {symprec:g} Å")
-    reduced = change_cell(crystal.to(torch.float64), minkowski_transform(crystal.cell)[0])
-    return _searched(reduced, symprec), reduced
+    (cell,) = reduced_cells(crystal)
+    if isinstance(cell, CrystalError):
+        raise cell
+    return cell.dataset(symprec), cell.crystal
 
 
 def symmetry_datasets(batch: CrystalBatch, symprec: float) -> list[MoyoDataset | CrystalError]:
     """What `symmetry_dataset` gives or raises for each crystal; the cells of all are reduced together, which is faster."""
-    batch = batch.to("cpu")
     outcomes: list[MoyoDataset | CrystalError] = []
-    ready = _reduced(batch, symprec)
-    for index, reduced in enumerate(ready):
+    for cell in reduced_cells(batch):
         try:
-            if reduced is None:
-                outcomes.append(symmetry_dataset(batch[index], symprec)[0])  # it knows what is wrong
-            else:
-                outcomes.append(_searched(reduced, symprec))
+            outcomes.append(cell if isinstance(cell, CrystalError) else cell.dataset(symprec))
         except CrystalError as error:
             outcomes.append(error)
     return outcomes
 
 
-def _reduced(batch: CrystalBatch, symprec: float) -> list[CrystalBatch | None]:
-    """Each crystal in its Minkowski-reduced cell, or None where `symmetry_dataset` may refuse it."""
-    count = torch.zeros(len(batch), dtype=torch.int64)
-    bad_site = (
-        ~((batch.frac >= 0) & (batch.frac < 1)).all(1) | (batch.species < 1) | (batch.species > MAX_ATOMIC_NUMBER)
-    )
-    usable = (
-        (batch.num_atoms >= 1)
-        & (batch.num_atoms <= MAX_SYMMETRY_ATOMS)
-        & torch.isfinite(batch.cell).flatten(1).all(1)
-        & (batch.volume > 0.1)
-        & (count.index_add_(0, batch.owner, bad_site.long()) == 0)
-    )
-    chosen = usable.nonzero().flatten()
-    ready: list[CrystalBatch | None] = [None] * len(batch)
-    if symprec > 0 and len(chosen):
-        chosen = chosen[smallest_distance(batch[chosen]) > 2 * symprec]
-        crystals = batch[chosen]
-        reduced = change_cell(crystals.to(torch.float64), minkowski_transform(crystals.cell)[0])
-        for index, crystal in zip(chosen.tolist(), reduced, strict=True):
-            ready[index] = crystal
-    return ready
+def reduced_cells(batch: CrystalBatch) -> list[ReducedCell | CrystalError]:
+    """Each crystal in the cell in which its symmetry is searched, or why it cannot be; all cells are reduced together.
+
+    Overlapping atoms, tiny or very skewed cells make the search take minutes or all memory, so they are refused (the
+    overlaps once a tolerance is known) or reduced first.
+    """
+    batch = batch.to("cpu")
+    outcomes: list[ReducedCell | CrystalError | None] = list(_problems(batch))
+    sound = [i for i, problem in enumerate(outcomes) if problem is None]
+    if sound:
+        chosen = batch[sound]
+        closest = smallest_distance(chosen).tolist()
+        transform, inverse = minkowski_transform(chosen.cell)
+        reduced = change_cell(chosen.to(torch.float64), transform)
+        for index, crystal, back, distance in zip(sound, reduced, inverse, closest, strict=True):
+            outcomes[index] = ReducedCell(crystal=crystal, inverse=back, closest=distance)
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _searched(reduced: CrystalBatch, symprec: float) -> MoyoDataset:
-    import moyopy
-
-    # It warns of orbits in large cells, which nothing here reads.
-    logging.getLogger("moyo").setLevel(logging.ERROR)
-    cell = moyopy.Cell(reduced.cell[0].tolist(), reduced.frac.tolist(), reduced.species.tolist())
+def _problems(batch: CrystalBatch) -> list[CrystalError | None]:
+    """Why each crystal is none, or has too many atoms."""
+    problems: list[CrystalError | None] = [None] * len(batch)
     try:
-        return moyopy.MoyoDataset(cell, symprec=symprec)
-    except ValueError as error:
-        raise CrystalError(f"no symmetry found at {symprec:g} Å: {error}") from error
-    except BaseException as error:
-        # A failure inside moyopy's Rust code derives from BaseException; Ctrl-C and exit must pass.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise CrystalError(f"the symmetry search failed at {symprec:g} Å: {error}") from error
+        batch.validate()
+    except CrystalError:
+        for index, crystal in enumerate(batch):
+            try:
+                crystal.validate()
+            except CrystalError as error:
+                problems[index] = error
+    for index, count in enumerate(batch.num_atoms.tolist()):
+        if count > MAX_SYMMETRY_ATOMS and problems[index] is None:
+            problems[index] = CrystalError(
+                f"the cell has {count} atoms; symmetry is searched up to {MAX_SYMMETRY_ATOMS}"
+            )
+    return problems
