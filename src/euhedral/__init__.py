@@ -34,6 +34,10 @@ def load(name: str = "default", *, device: str = "auto") -> Generator:
     return Generator.load(name, device=device)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name == "CrystalBatch":
         from euhedral.crystal.batch import CrystalBatch

@@ -164,3 +164,32 @@ def test_an_interrupted_evaluation_leaves_whole_files(crystals: Path, tmp_path: 
 def test_help_names_the_protocols(capsys: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = euhedral(capsys, monkeypatch, "evaluate", "--help")
     assert code == 0 and "mattergen" in out and "--reference" in out
+
+
+def test_what_was_asked_for_is_judged(
+    crystals: Path, tmp_path: Path, capsys: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gaps.csv").write_text("id,band_gap\nm-0,5.0\nm-1,0.0\n")
+    words = ("evaluate", str(crystals), "--protocol", "request", "--no-cache", "--json", "--space-group", "225")
+    words += ("--target", "band_gap=4.8", "--within", "band_gap=0.5", "--values", str(tmp_path / "gaps.csv"))
+    code, out, _ = euhedral(capsys, monkeypatch, *words)
+    assert code == 0
+    figures = {figure["name"]: figure["value"] for figure in json.loads(out)["results"][0]["figures"]}
+    assert figures["request.space_group_at_0.01"] == pytest.approx(1 / 3)  # rock salt; unreadable ones count
+    assert figures["request.band_gap_within"] == pytest.approx(1 / 3)
+    assert figures["request.band_gap_mae"] == pytest.approx((0.2 + 4.8) / 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--space-group", "0"), "1 to 230"),
+        (("--target", "band_gap"), "--target takes NAME=VALUE"),
+        (("--target", "band_gap=1", "--within", "gap=1"), "no target"),
+    ],
+)
+def test_requests_that_cannot_be_judged(
+    crystals: Path, capsys: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    code, _, error = euhedral(capsys, monkeypatch, "evaluate", str(crystals), "--no-cache", *words)
+    assert code == 2 and message in error

@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from euhedral.cli.generate import parse_atom_range, parse_targets
+from euhedral.cli.assignments import parse_assignments
+from euhedral.cli.generate import parse_atom_range
 from euhedral.errors import RequestError
 
 
@@ -142,13 +143,16 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_words_of_targets_and_ranges() -> None:
-    assert parse_targets(["band_gap=2.0", "e_above_hull = 0"]) == {"band_gap": 2.0, "e_above_hull": 0.0}
+    assert parse_assignments(["band_gap=2.0", "e_above_hull = 0"], option="--property") == {
+        "band_gap": 2.0,
+        "e_above_hull": 0.0,
+    }
     assert parse_atom_range("8") == 8
     assert parse_atom_range("4-12") == (4, 12)
     assert parse_atom_range(None) is None
     for bad in (["band_gap"], ["band_gap=wide"], ["band_gap=1", "band_gap=2"]):
         with pytest.raises(RequestError):
-            parse_targets(bad)
+            parse_assignments(bad, option="--property")
     for text in ("", "a-b", "1-2-3", "-4"):
         with pytest.raises(RequestError):
             parse_atom_range(text)

@@ -119,3 +119,11 @@ def test_values_that_are_no_crystal(cell: torch.Tensor, frac: torch.Tensor, spec
     whole = CrystalBatch.concat([*prototypes().values(), bad])
     with pytest.raises(CrystalError, match=f"crystal 6 of 7 .*{message}"):
         whole.validate()
+
+
+def test_a_batch_says_what_it_holds() -> None:
+    iron = CrystalBatch.from_crystals([(3 * torch.eye(3), torch.zeros(1, 3), [26])] * 7)
+    assert repr(iron[:2]) == "CrystalBatch(crystals=2, atoms=2: Fe1, Fe1)"
+    assert repr(iron).endswith("Fe1, ...)") and repr(CrystalBatch.empty()) == "CrystalBatch(crystals=0, atoms=0: none)"
+    broken = CrystalBatch(frac=iron.frac, cell=iron.cell, species=-iron.species, num_atoms=iron.num_atoms)
+    assert "no elements" in repr(broken)

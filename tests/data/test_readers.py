@@ -406,3 +406,11 @@ def test_random_bytes_and_damaged_files_end_in_a_reason(tmp_path: Path, name: st
                 row.crystal.validate()
     except DataError as error:
         assert str(error)
+
+
+def test_a_run_folder_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "cif").mkdir()
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "cif" / "a.cif").write_text(ROCK_SALT)
+    (tmp_path / "b.cif").write_text(ROCK_SALT)
+    assert list(rows(tmp_path)) == ["a"]

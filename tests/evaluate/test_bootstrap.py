@@ -80,9 +80,14 @@ def test_draws_have_as_many_crystals_as_there_are() -> None:
         assert set(totals) == {counts.sum()}
 
 
-def test_a_share_of_one_has_no_width() -> None:
-    interval = share_interval(20, 20, rng=seeded())
-    assert interval is not None and (interval.low, interval.high) == (1.0, 1.0)
+def test_shares_of_none_and_all_have_the_exact_interval() -> None:
+    from scipy.stats import binomtest
+
+    for passed in (0, 20):
+        interval = share_interval(passed, 20, rng=seeded())
+        exact = binomtest(passed, 20).proportion_ci(0.95, method="exact")
+        assert interval is not None
+        assert (interval.low, interval.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
 
 
 def test_the_interval_of_a_distance_is_about_its_value_and_never_negative() -> None:

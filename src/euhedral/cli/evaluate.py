@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from euhedral.cli.assignments import parse_assignments
 from euhedral.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from euhedral.evaluate.report import Figure, ProtocolResult, Report
+    from euhedral.evaluate.requested import Requested
+    from euhedral.evaluate.run import Settings
 
 REASONS_SHOWN = 8
 LEAST_SECONDS = 0.05
@@ -39,7 +42,7 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option(help="cdvae, csp, mattergen or lemat; repeatable; chosen by the inputs where not given."),
+        typer.Option(help="cdvae, csp, mattergen, lemat or request; repeatable; chosen by the inputs where not given."),
     ] = None,
     train: Annotated[
         Path | None, typer.Option(help="Crystals that count as known; the reference where not given.")
@@ -49,6 +52,22 @@ def evaluate(
     ] = None,
     relaxed: Annotated[
         Path | None, typer.Option(help="The samples after relaxation, in the same order.", show_default=False)
+    ] = None,
+    space_group: Annotated[
+        int | None, typer.Option(help="Number that was asked for; that of a run where not given.", show_default=False)
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE that was asked for, repeatable; those of a run where not given."),
+    ] = None,
+    within: Annotated[
+        list[str] | None, typer.Option(help="NAME=TOLERANCE within which a target counts as met, repeatable.")
+    ] = None,
+    values: Annotated[
+        Path | None, typer.Option(help="Table with columns id or index, and the properties with targets.")
+    ] = None,
+    unsteered: Annotated[
+        Path | None, typer.Option(help="Table of these properties of crystals not asked for anything, to stand beside.")
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for metrics.json, records.parquet and index.html.", show_default=False)
@@ -73,11 +92,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output.")] = False,
 ) -> None:
     """Judge crystals by published protocols; broken crystals are counted and explained, never dropped."""
-    from rich.console import Console
-
-    from euhedral.evaluate.folder import ReportFolder
-    from euhedral.evaluate.protocols import chosen_protocols
-    from euhedral.evaluate.run import DEFAULT_CACHE, Settings, judge, read_inputs
+    from euhedral.evaluate.run import DEFAULT_CACHE, Settings
 
     if cache is not None and no_cache:
         raise ConfigError("--cache and --no-cache exclude each other")
@@ -89,23 +104,53 @@ def evaluate(
         seed=seed,
         potential=potential,
     )
-    names = protocol or []
-    chosen_protocols(names, paired=False)  # an unknown name is refused before anything is read or made
+    sources = {
+        "crystals": samples if len(samples) > 1 else samples[0],
+        "reference": reference,
+        "train": train,
+        "energies": energies,
+        "relaxed": relaxed,
+        "requested": _requested(samples, space_group, target or [], within or []),
+        "values": values,
+        "unsteered": unsteered,
+        "limit_atoms": limit_atoms,
+    }
+    _judge(sources, protocol or [], settings, report, overwrite=overwrite, as_json=as_json)
+
+
+def _requested(samples: list[Path], space_group: int | None, target: list[str], within: list[str]) -> Requested:
+    """What the samples were asked to have: what the run says of itself, replaced by what is given here."""
+    from euhedral.evaluate.requested import Requested, Target, requested_of_run, with_tolerances
+
+    own = requested_of_run(samples[0]) if len(samples) == 1 else Requested()
+    given = parse_assignments(target, option="--target")
+    targets = {name: Target(value=value) for name, value in given.items()} or own.targets
+    asked = Requested(space_group=own.space_group if space_group is None else space_group, targets=targets)
+    return with_tolerances(asked, parse_assignments(within, option="--within"))
+
+
+def _judge(
+    sources: dict[str, Any],
+    protocols: list[str],
+    settings: Settings,
+    report: Path | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Read, judge, write the report's folder, and print."""
+    from rich.console import Console
+
+    from euhedral.evaluate.folder import ReportFolder
+    from euhedral.evaluate.protocols import chosen_protocols
+    from euhedral.evaluate.run import judge, read_inputs
+
+    chosen_protocols(protocols, paired=False)  # an unknown name is refused before anything is read or made
     folder = None if report is None else ReportFolder(report, overwrite=overwrite)
     with stage_bars(Console(stderr=True)) as progress:
-        inputs = read_inputs(
-            samples if len(samples) > 1 else samples[0],
-            reference,
-            train=train,
-            energies=energies,
-            relaxed=relaxed,
-            workers=settings.workers,
-            limit_atoms=limit_atoms,
-            progress=progress,
-        )
-        result = judge(
-            inputs, names, settings=settings, progress=progress, on_stage=None if folder is None else folder.write
-        )
+        inputs = read_inputs(**sources, workers=settings.workers, progress=progress)
+        on_stage = None if folder is None else folder.write
+        result = judge(inputs, protocols, settings=settings, progress=progress, on_stage=on_stage)
     if folder is not None:
         from euhedral.web.report import write_report
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from euhedral.cli.assignments import parse_assignments
 from euhedral.errors import RequestError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def generate(
         exclude_elements=exclude_elements,
         num_atoms=parse_atom_range(num_atoms),
         space_group=space_group,
-        properties=parse_targets(property_targets or []),
+        properties=parse_assignments(property_targets or [], option="--property"),
         charge_neutral=charge_neutral,
         idealize=idealize,
         guidance=guidance,
@@ -107,21 +108,6 @@ def generate(
         sys.stdout.write(json.dumps(summary) + "\n")
     else:
         _print_table(console, run, summary)
-
-
-def parse_targets(texts: list[str]) -> dict[str, float]:
-    """'band_gap=2.0' and the like as a mapping. Raises RequestError on anything else or a repeated name."""
-    targets: dict[str, float] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
-        if not equals or number is None or name.strip() in targets:
-            raise RequestError(f"--property takes NAME=VALUE, each name once, e.g. band_gap=2.0; got {text!r}")
-        targets[name.strip()] = number
-    return targets
 
 
 def parse_atom_range(text: str | None) -> int | tuple[int, int] | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 MAX_ATOMIC_NUMBER = 118
+_FORMULAS_SHOWN = 6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +112,12 @@ class CrystalBatch:
 
     def __len__(self) -> int:
         return int(self.num_atoms.shape[0])
+
+    def __repr__(self) -> str:
+        real = bool(((self.species >= 1) & (self.species <= MAX_ATOMIC_NUMBER)).all())
+        shown = self[:_FORMULAS_SHOWN].formulas() if real else ["species that are no elements"]
+        more = ["..."] if len(self) > _FORMULAS_SHOWN else []
+        return f"CrystalBatch(crystals={len(self)}, atoms={len(self.species)}: {', '.join(shown + more) or 'none'})"
 
     def __iter__(self) -> Iterator[CrystalBatch]:
         return (self[i] for i in range(len(self)))

@@ -86,9 +86,7 @@ def read_samples(
     elif path.suffix.lower() == ".parquet":
         samples = _from_parquet(path, workers, limit_atoms, progress)
     else:
-        # A run folder holds its crystals three times over; the CIF files are its record.
-        is_run = (path / "summary.json").is_file() and (path / "cif").is_dir()
-        entries = source_entries(path / "cif" if is_run else path, limit_atoms=limit_atoms)
+        entries = source_entries(path, limit_atoms=limit_atoms)
         samples = _parsed(entries, str(path), workers, limit_atoms, progress)
     if not len(samples):
         raise DataError(f"'{path}' holds no crystals")

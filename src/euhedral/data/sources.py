@@ -64,7 +64,7 @@ def source_entries(path: Path, *, limit_atoms: int) -> Iterator[Entry]:
     if path.is_dir():
         if (path / "data.mdb").is_file():
             return lmdb_entries(path)
-        return _folder_entries(path, limit_atoms)
+        return _folder_entries(path / "cif" if is_run_folder(path) else path, limit_atoms)
     if not path.exists():
         raise DataError(f"no file or folder '{path}'")
     if not path.is_file():
@@ -75,6 +75,11 @@ def source_entries(path: Path, *, limit_atoms: int) -> Iterator[Entry]:
     if path.stat().st_size == 0:
         raise DataError(f"'{path}' is empty")
     return _file_entries(path, kind, _stem(path.name), limit_atoms)
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether `euhedral generate` wrote it: such a folder holds its crystals three times, and the CIF files are its record."""
+    return (path / "summary.json").is_file() and (path / "cif").is_dir()
 
 
 def _file_entries(path: Path, kind: FileKind, name: str, limit_atoms: int) -> Iterator[Entry]:

@@ -35,9 +35,16 @@ class Interval:
 
 
 def share_interval(passed: int, total: int, *, rng: Generator, resamples: int = RESAMPLES) -> Interval | None:
-    """Interval of passed/total; None for fewer than two crystals."""
+    """Interval of passed/total; None for fewer than two crystals.
+
+    Draws of a share of 0 or 1 are all the same, which says nothing of how near to it the true share is: these two have
+    the exact interval (Clopper and Pearson, Biometrika 1934), whose other end is (tail)^(1/total) away from 0.
+    """
     if total < 2:
         return None
+    if passed in (0, total):
+        reach = ((1 - LEVEL) / 2) ** (1 / total)
+        return Interval(low=0.0, high=1 - reach) if passed == 0 else Interval(low=reach, high=1.0)
     return _interval(_numpy(rng).binomial(total, passed / total, size=resamples) / total)
 
 

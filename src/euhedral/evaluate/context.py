@@ -18,6 +18,7 @@ import numpy as np
 from euhedral.evaluate.bootstrap import Interval, mean_interval, ratio_interval, share_interval
 from euhedral.evaluate.cache import ResultCache, content_keys, joined_key
 from euhedral.evaluate.report import Direction, Distribution, Failure, Figure, Parity
+from euhedral.evaluate.requested import Requested
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,6 +71,9 @@ class Context:
         train: crystals that count as known.
         energies: eV/atom above the hull of each sample, NaN where unknown; None where none were given.
         relaxed: the samples after relaxation, at the same positions.
+        requested: what every sample was asked to have.
+        values: properties of the samples by name, NaN where unknown.
+        unsteered: the same properties of crystals that were not asked for anything.
         dataset: published settings of the data set.
         workers: processes.
         seconds_per_crystal: a crystal that takes a step longer is a failure.
@@ -84,6 +88,9 @@ class Context:
     train: Samples | None = None
     energies: NDArray[np.float64] | None = None
     relaxed: Samples | None = None
+    requested: Requested = field(default_factory=Requested)
+    values: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    unsteered: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     dataset: DatasetSettings
     workers: int = 1
     seconds_per_crystal: float = 30.0

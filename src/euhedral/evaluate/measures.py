@@ -16,6 +16,7 @@ from euhedral.evaluate.measures_distribution import (
 )
 from euhedral.evaluate.measures_potential import measure_embedding, measure_energy
 from euhedral.evaluate.measures_prediction import measure_everyone, measure_match, measure_relaxation
+from euhedral.evaluate.measures_request import measure_requested_group, measure_targets
 from euhedral.evaluate.measures_set import measure_novel, measure_sun, measure_unique
 from euhedral.evaluate.measures_supply import measure_supply
 
@@ -39,4 +40,6 @@ MEASURES: Mapping[str, Measure] = {
     "templates": measure_templates,
     "energy": measure_energy,
     "embedding": measure_embedding,
+    "requested_group": measure_requested_group,
+    "targets": measure_targets,
 }

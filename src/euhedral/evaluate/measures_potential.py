@@ -25,7 +25,8 @@ _NO_INTERVAL = "no interval: a resample of few crystals is biased"
 
 def measure_energy(context: Context, settings: Mapping[str, Any]) -> Measured:
     """Wasserstein distances of the energies per atom of the crystals as they are, of all and of valid samples."""
-    own, other = predictions_of(context, context.samples), predictions_of(context, context.references())
+    reference = context.references()  # first: without one nothing is predicted
+    own, other = predictions_of(context, context.samples), predictions_of(context, reference)
     return Measured(
         figures=wasserstein_figures(
             context, "energy", "eV/atom", own.energies, other.energies, rule=settings["rule"], note=own.model
@@ -41,7 +42,8 @@ def measure_energy(context: Context, settings: Mapping[str, Any]) -> Measured:
 
 def measure_embedding(context: Context, settings: Mapping[str, Any]) -> Measured:
     """Frechet distance and maximum mean discrepancy of embeddings."""
-    own, other = predictions_of(context, context.samples), predictions_of(context, context.references())
+    reference = context.references()  # first: without one nothing is predicted
+    own, other = predictions_of(context, context.samples), predictions_of(context, reference)
     distance = frechet(own.embeddings, other.embeddings)
     discrepancy = mmd(thinned(own.embeddings), thinned(other.embeddings), kernel="polynomial")
     left = f"{distance.samples_left_out} without an embedding"

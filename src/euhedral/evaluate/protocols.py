@@ -79,6 +79,8 @@ def _tolerances(stol: float, ltol: float, angle_tol: float) -> dict[str, Any]:
     return {"stol": stol, "ltol": ltol, "angle_tol": angle_tol}
 
 
+REQUEST = "request"
+"""The protocol of what was asked for."""
 _VALIDITY = Metric(name="validity", settings={"rule": "cdvae", "rules_beside": ["smact"]})
 _GENERATED_SYMMETRY = Metric(name="symmetry", settings={"symprec": 0.1})
 _UNIQUE = Metric(name="unique", settings=_tolerances(0.3, 0.2, 5.0))
@@ -145,6 +147,12 @@ PROTOCOLS: tuple[Protocol, ...] = (
             Metric(name="embedding"),
         ),
     ),
+    Protocol(
+        name=REQUEST,
+        version="1.0",
+        title="What was asked for: space group and properties",
+        metrics=(Metric(name="requested_group", settings={"symprecs": [0.01, 0.1]}), Metric(name="targets")),
+    ),
 )
 
 
@@ -171,18 +179,20 @@ def find_dataset(name: str) -> DatasetSettings:
     raise ConfigError(f"there is no data set '{name}'{nearest(name, DATASETS)}; there are: {', '.join(DATASETS)}")
 
 
-def chosen_protocols(names: Iterable[str], *, paired: bool) -> tuple[Protocol, ...]:
-    """The protocols of these names, each once; without names the one that the inputs suggest.
+def chosen_protocols(names: Iterable[str], *, paired: bool, requested: bool = False) -> tuple[Protocol, ...]:
+    """The protocols of these names, each once; without names those that the inputs suggest.
 
     Args:
         names: as the user gave them.
         paired: whether the samples are as many as the references (or k draws of them) with the same compositions, as
             those of a prediction are.
+        requested: whether it is known what the samples were asked to have.
 
     Raises:
         ConfigError: on an unknown name.
     """
-    chosen = tuple(dict.fromkeys(names)) or (("csp",) if paired else ("cdvae",))
+    suggested = ("csp" if paired else "cdvae", *((REQUEST,) if requested else ()))
+    chosen = tuple(dict.fromkeys(names)) or suggested
     return tuple(find_protocol(name) for name in chosen)
 
 

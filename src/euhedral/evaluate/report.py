@@ -225,6 +225,20 @@ class Report:
         known = sorted({f.name for result in self.results for f in result.figures})
         raise KeyError(f"the report has no figure '{name}'; it has: {', '.join(known)}")
 
+    def __str__(self) -> str:
+        """The figures with their intervals, one a line, and how many crystals failed."""
+        against = f" against {self.references:,}" if self.references else ""
+        lines = [f"{self.samples:,} crystals{against}"]
+        for result in self.results:
+            lines.append(f"{result.protocol} {result.version}")
+            width = max((len(figure.name) for figure in result.figures), default=0)
+            for figure in result.figures:
+                lines.append(f"  {figure.name:<{width}}  {figure.text(figure.value)} ({figure.interval_text})")
+            lines += [f"  left out: {name}: {reason}" for name, reason in result.left_out.items()]
+        if failed := len({failure.index for failure in self.failures}):
+            lines.append(f"{failed:,} of the crystals failed somewhere: see failures")
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries and lists of plain values, as in metrics.json."""
         return {"schema": SCHEMA_NAME, **_plain(asdict(self))}

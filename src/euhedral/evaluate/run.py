@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,7 @@ from euhedral.evaluate.context import Context, Measured, NotMeasurable, StagePro
 from euhedral.evaluate.measures import MEASURES
 from euhedral.evaluate.protocols import Metric, Protocol, chosen_protocols, find_dataset
 from euhedral.evaluate.report import Distribution, Failure, Parity, ProtocolResult, Report
+from euhedral.evaluate.requested import Requested, Values, requested_of_run, sample_values, unsteered_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,9 @@ class Inputs:
     energies: NDArray[np.float64] | None = None
     energies_source: str = ""
     relaxed: Samples | None = None
+    requested: Requested = field(default_factory=Requested)
+    values: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    unsteered: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,9 @@ def evaluate(
     protocol: str | Sequence[str] | None = None,
     energies: Any = None,
     relaxed: Crystals | None = None,
+    requested: Requested | None = None,
+    values: Values = None,
+    unsteered: Values = None,
     folder: str | Path | None = None,
     overwrite: bool = False,
     limit_atoms: int = 1000,
@@ -111,9 +118,13 @@ def evaluate(
             for the same references, or pymatgen Structures or ASE Atoms.
         reference: crystals to compare with, in the same forms.
         train: crystals that count as known; the reference where not given.
-        protocol: "cdvae", "csp", "mattergen", "lemat", or several of them; chosen by the inputs where not given.
+        protocol: "cdvae", "csp", "mattergen", "lemat", "request", or several of them; chosen by the inputs where not given.
         energies: eV/atom above the hull, one a crystal, or a path of a table with columns id or index, and e_above_hull.
         relaxed: the crystals after relaxation, at the same positions.
+        requested: what every crystal was asked to have; what a run folder says of itself where not given.
+        values: properties of the crystals for which there is a target: a mapping from property to one value a crystal, or
+            a path of a table with columns id or index, and the properties; labels of the crystals where not given.
+        unsteered: the same properties of crystals that were not asked for anything, of any number.
         folder: where metrics.json and records.parquet are written as metrics end.
         overwrite: replace an earlier report in `folder`.
         limit_atoms: crystals with more atoms count as not read.
@@ -139,6 +150,9 @@ def evaluate(
         train=train,
         energies=energies,
         relaxed=relaxed,
+        requested=requested,
+        values=values,
+        unsteered=unsteered,
         workers=chosen.workers,
         limit_atoms=limit_atoms,
         progress=progress,
@@ -153,6 +167,9 @@ def read_inputs(
     train: Crystals | None = None,
     energies: Any = None,
     relaxed: Crystals | None = None,
+    requested: Requested | None = None,
+    values: Values = None,
+    unsteered: Values = None,
     workers: int = 1,
     limit_atoms: int = 1000,
     progress: StageProgress | None = None,
@@ -171,7 +188,8 @@ def read_inputs(
         return _samples(source, name, workers, limit_atoms, report)
 
     samples = read(crystals, "samples")
-    values, source = _energies(energies, samples)
+    above_hull, energies_source = _energies(energies, samples)
+    asked = requested_of_run(crystals) if requested is None else requested
     after = None if relaxed is None else read(relaxed, "relaxed")
     if after is not None and len(after) != len(samples):
         raise DataError(
@@ -181,9 +199,12 @@ def read_inputs(
         samples=samples,
         reference=None if reference is None else read(reference, "reference"),
         train=None if train is None else read(train, "train"),
-        energies=values,
-        energies_source=source,
+        energies=above_hull,
+        energies_source=energies_source,
         relaxed=after,
+        requested=asked,
+        values=sample_values(values, samples, asked.targets),
+        unsteered=unsteered_values(unsteered, asked.targets),
     )
 
 
@@ -217,6 +238,9 @@ def judge(
             train=inputs.train,
             energies=inputs.energies,
             relaxed=inputs.relaxed,
+            requested=inputs.requested,
+            values=inputs.values,
+            unsteered=inputs.unsteered,
             dataset=dataset,
             workers=settings.workers,
             seconds_per_crystal=settings.seconds_per_crystal,
@@ -366,13 +390,13 @@ def _samples(
 def _energies(energies: Any, samples: Samples) -> tuple[NDArray[np.float64] | None, str]:
     import numpy as np
 
-    from euhedral.data.energies import energies_of_labels, read_energies
+    from euhedral.data.values import read_values, values_of_labels
 
     if energies is None:
-        found = energies_of_labels(samples.labels)
+        found = values_of_labels(samples.labels)
         return found, "" if found is None else f"labels of {samples.source}"
     if isinstance(energies, str | Path):
-        return read_energies(energies, samples.ids), str(energies)
+        return read_values(energies, samples.ids), str(energies)
     values = np.asarray(energies, dtype=np.float64).reshape(-1)
     if len(values) != len(samples):
         raise DataError(f"energies are one a crystal, but {len(values)} came for {len(samples)} crystals")
@@ -381,7 +405,7 @@ def _energies(energies: Any, samples: Samples) -> tuple[NDArray[np.float64] | No
 
 def _checked_protocols(names: Iterable[str], inputs: Inputs) -> tuple[Protocol, ...]:
     """The protocols, refused before any work where the inputs cannot fit them."""
-    chosen = chosen_protocols(names, paired=_looks_paired(inputs))
+    chosen = chosen_protocols(names, paired=_looks_paired(inputs), requested=bool(inputs.requested))
     for protocol in chosen:
         if protocol.needs_reference and inputs.reference is None:
             raise ConfigError(f"protocol '{protocol.name}' needs a reference; give one with --reference")
