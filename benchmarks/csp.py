@@ -1,11 +1,13 @@
 """Structure prediction on MP-20 val, one sample a crystal: match rate and RMSE against network evaluations.
 
-    python benchmarks/csp.py --number 2000 --steps 2 4 9 24 49
+    python benchmarks/csp.py --number 2000 --rows 1x2 1x4 1x9 3x7 5x9
 
 Convention: StructureMatcher(stol=0.5, ltol=0.3, angle_tol=10), RMSE over the matched; see ../shared/anchors.md or the
 DiffCSP paper. The default filter counts every match ("unfiltered"); the table gives the published single-sample filter
-beside it. Evaluations are counted at the network, a crystal each: guidance needs two a step, and the space group one
-more. Sampling speed counts the network and the integration, after one warm-up batch.
+beside it. A row is candidates x steps; evaluations are counted at the network, a crystal each: guidance needs two a step,
+and the space group one more. Sampling speed counts the network and the integration, after one warm-up batch. With --write
+the predictions of the last row and their references go to a folder, for
+`euhedral evaluate FOLDER/predicted.extxyz --reference FOLDER/reference.extxyz`.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ def main() -> None:
     parser.add_argument("--val", type=Path, default=DATA / "mp_20" / "val.csv.gz")
     parser.add_argument("--number", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs="+", default=[7])
+    parser.add_argument("--rows", nargs="+", default=["3x7"], metavar="CANDIDATESxSTEPS")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other SamplingDefaults")
     parser.add_argument("--idealize", action="store_true", help="move predictions onto the symmetry they nearly have")
     parser.add_argument("--save", type=Path, help="append one JSON line a row to this file")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="keep the crystals of the last row")
     arguments = parser.parse_args()
 
     reference = subset(open_store(arguments.val), arguments.number, arguments.seed)
@@ -51,9 +54,11 @@ def main() -> None:
     )
     evaluated = [0]
     model.net.register_forward_pre_hook(lambda _, inputs: evaluated.append(len(inputs[0].time)))
-    print("| steps | evaluations | match rate % | RMSE | match % (published filter) | crystals/s |")
-    print("|---:|---:|---:|---:|---:|---:|")
-    for steps in arguments.steps:
+    print("| candidates | steps | evaluations | match rate % | RMSE | match % (published filter) | crystals/s |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
+    for row_name in arguments.rows:
+        candidates, steps = (int(part) for part in row_name.split("x"))
+        model.config = with_sampling(model.config, candidates=candidates)
         evaluated.clear()
         started = time.perf_counter()
         predicted = generator.predict(
@@ -63,6 +68,7 @@ def main() -> None:
         records = match_pairs(predicted.to(reference.cell.dtype), reference, workers=arguments.workers)
         figures = summarize_matches(records).figures
         row = {
+            "candidates": candidates,
             "steps": steps,
             "evaluations": sum(evaluated) / len(reference),
             "match_rate": figures["unfiltered"].match_rate,
@@ -73,13 +79,18 @@ def main() -> None:
             **changes,
         }
         print(
-            f"| {steps} | {row['evaluations']:.0f} | {100 * row['match_rate']:.1f} | {row['rmse'] or float('nan'):.4f} | "
-            f"{100 * row['match_rate_published_filter']:.1f} | {row['crystals_per_second']:.1f} |",
+            f"| {candidates} | {steps} | {row['evaluations']:.0f} | {100 * row['match_rate']:.1f} | "
+            f"{row['rmse'] or float('nan'):.4f} | {100 * row['match_rate_published_filter']:.1f} | "
+            f"{row['crystals_per_second']:.1f} |",
             flush=True,
         )
         if arguments.save:
             with arguments.save.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        if arguments.write:
+            arguments.write.mkdir(parents=True, exist_ok=True)
+            predicted.write(arguments.write / "predicted.extxyz")
+            reference.write(arguments.write / "reference.extxyz")
 
 
 if __name__ == "__main__":
