@@ -19,6 +19,10 @@ class DataError(EuhedralError):
     """A data file or store that cannot be read."""
 
 
+class MismatchError(EuhedralError):
+    """Energies of different models, functionals or corrections that would be put on one scale."""
+
+
 class ConfigError(EuhedralError):
     """A configuration with an unknown key or a value out of range."""
 
