@@ -57,7 +57,7 @@ def build(sources: list[Path], out: Path, workers: int) -> None:
             else:
                 failed[reason] += 1
     crystals = len(ids)
-    prototypes = relaxed_elements(sorted(KNOWN_ELEMENTS - grounded))
+    prototypes = relaxed_elements(sorted(KNOWN_ELEMENTS - grounded), KEPT)
     for entry in prototypes:
         compositions.append(((entry["element"], 1),))
         energies.append(entry["energy"])
@@ -152,7 +152,13 @@ def speed(reference: HullReference, sources: list[Path], number: int) -> None:
     sizes = Counter(len(composition) for composition in drawn)
     systems = len({tuple(z for z, _ in composition) for composition in drawn})
     print(f"{number} compositions of MP-20, {systems} chemical systems, by elements: {dict(sorted(sizes.items()))}")
-    for title, compositions in (("as in MP-20", drawn), ("same systems, random amounts", shaken)):
+    common = sorted(z for z, count in Counter(z for c in known for z, _ in c).items() if count > 500)
+    seven = [{int(z): int(rng.integers(1, 9)) for z in rng.choice(common, 7, replace=False)} for _ in range(number)]
+    for title, compositions in (
+        ("as in MP-20", drawn),
+        ("same systems, random amounts", shaken),
+        ("seven of the common elements, random amounts", seven),
+    ):
         started, used = time.perf_counter(), time.process_time()
         hull = Hull(reference)
         hull.above_hull(compositions, np.zeros(number), method=reference.method)

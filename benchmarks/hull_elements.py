@@ -7,10 +7,13 @@ of the Elements, 1974, with rounded positions, for the relaxation decides).
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pymatgen.core import Element, Lattice, Structure
@@ -79,28 +82,44 @@ _OWN: dict[str, tuple[str, str, Lattice, list[list[float]]]] = {
 }
 
 
-def relaxed_elements(elements: list[int]) -> list[dict[str, Any]]:
-    """Element, prototype, energy in eV/atom and atoms of each prototype that could be relaxed."""
-    from chgnet.model import CHGNet, StructOptimizer
+def relaxed_elements(elements: list[int], kept: Path) -> list[dict[str, Any]]:
+    """Element, prototype, energy in eV/atom and atoms of each prototype that could be relaxed.
 
-    optimizer = StructOptimizer(model=CHGNet.load(model_name=CHECKPOINT, verbose=False))
+    Elements that are finished are kept in the folder `kept`.
+    """
+    kept.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for z in elements:
-        for name, crystal in prototypes(z):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    result: Any = optimizer.relax(crystal, fmax=MAX_FORCE, steps=MAX_STEPS, verbose=False)
-                # A prototype that CHGNet cannot relax (atoms that drift apart) is left out, and said so.
-                except Exception as error:
-                    print(f"{SYMBOLS[z]} {name}: {type(error).__name__}: {error}"[:200], file=sys.stderr)
-                    continue
-            converged = len(result["trajectory"].energies) < MAX_STEPS
-            relaxed = chgnet_predictions(CrystalBatch.from_pymatgen([result["final_structure"]]))
-            if relaxed.reasons[0] is not None or not converged:
-                print(f"{SYMBOLS[z]} {name}: {relaxed.reasons[0] or 'not converged'}", file=sys.stderr)
-                continue
-            energy = float(relaxed.energies[0])
-            print(f"{SYMBOLS[z]} {name}: {energy:.4f} eV/atom, {len(crystal)} atoms", file=sys.stderr, flush=True)
-            found.append({"element": z, "prototype": name, "energy": energy, "atoms": len(crystal)})
+        path = kept / f"element-{z}.json"
+        if not path.exists():
+            relaxed = [_relaxed(z, name, crystal) for name, crystal in prototypes(z)]
+            path.write_text(json.dumps([one for one in relaxed if one is not None]))
+        found += json.loads(path.read_text())
     return found
+
+
+@lru_cache(maxsize=1)
+def _optimizer() -> Any:
+    from chgnet.model import CHGNet, StructOptimizer
+
+    return StructOptimizer(model=CHGNet.load(model_name=CHECKPOINT, verbose=False))
+
+
+def _relaxed(z: int, name: str, crystal: Structure) -> dict[str, Any] | None:
+    """The record of one prototype; None, and a line that says why, where it cannot be relaxed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            result: Any = _optimizer().relax(crystal, fmax=MAX_FORCE, steps=MAX_STEPS, verbose=False)
+        # Whatever it raises (atoms that drift apart), the other prototypes go on.
+        except Exception as error:
+            print(f"{SYMBOLS[z]} {name}: {type(error).__name__}: {error}"[:200], file=sys.stderr)
+            return None
+    converged = len(result["trajectory"].energies) < MAX_STEPS
+    relaxed = chgnet_predictions(CrystalBatch.from_pymatgen([result["final_structure"]]))
+    if relaxed.reasons[0] is not None or not converged:
+        print(f"{SYMBOLS[z]} {name}: {relaxed.reasons[0] or 'not converged'}", file=sys.stderr)
+        return None
+    energy = float(relaxed.energies[0])
+    print(f"{SYMBOLS[z]} {name}: {energy:.4f} eV/atom, {len(crystal)} atoms", file=sys.stderr, flush=True)
+    return {"element": z, "prototype": name, "energy": energy, "atoms": len(crystal)}

@@ -42,12 +42,14 @@ class LowerHull:
     ) -> None:
         self.corner_energies = energies[corners]
         formation = energies - fractions @ self.corner_energies
+        formation[corners] = 0.0
         # What lies above the mixture of the pure elements is on no facet.
-        kept = np.union1d(np.flatnonzero(formation < 0), corners)
-        self.entries = kept
+        kept = formation < 0
+        kept[corners] = True
+        self.entries = np.flatnonzero(kept)
         self._fractions = fractions[kept]
-        self._formation = np.where(np.isin(kept, corners), 0.0, formation[kept])
-        self._corners = np.searchsorted(kept, corners)
+        self._formation = formation[kept]
+        self._corners = np.searchsorted(self.entries, corners)
         self._facets: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
         self._inverses = np.zeros((0, len(corners), len(corners)))
 

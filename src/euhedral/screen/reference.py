@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from euhedral.crystal.elements import SYMBOLS
-from euhedral.crystal.formula import reduced_formula
+from euhedral.crystal.formula import MAX_FORMULA_COUNT, reduced_formula
 from euhedral.errors import DataError, EuhedralError, OutputError
 from euhedral.screen.method import EnergyMethod
 
@@ -87,7 +87,8 @@ def reduced_composition(amounts: Mapping[int, float] | Composition) -> Compositi
         amounts: by atomic number, each once; fractions such as 0.5 or 0.3333333 are read as the ratios that they stand for.
 
     Raises:
-        DataError: on no atoms, an unknown element, an amount that is not positive, or not a ratio of small numbers.
+        DataError: on no atoms, an unknown element, an amount that is not positive, or not a ratio of small numbers, and on
+            more atoms than MAX_FORMULA_COUNT.
     """
     if not amounts:
         raise DataError("a composition needs at least one element")
@@ -109,6 +110,8 @@ def reduced_composition(amounts: Mapping[int, float] | Composition) -> Compositi
     common = math.lcm(*(ratio.denominator for ratio in exact.values()))
     counts = {z: int(ratio * common) for z, ratio in exact.items()}
     units = math.gcd(*counts.values())
+    if sum(counts.values()) // units > MAX_FORMULA_COUNT:
+        raise DataError(f"the reduced formula has more than {MAX_FORMULA_COUNT} atoms")
     return tuple((z, counts[z] // units) for z in sorted(counts))
 
 
