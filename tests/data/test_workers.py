@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from euhedral.data.workers import THREAD_VARIABLES, _Pool, map_chunks
+from euhedral.data.worker import THREAD_VARIABLES, Unanswered, Worker
+from euhedral.data.workers import Crew, ask_each, map_chunks
+from euhedral.errors import ConfigError
 
 
 def tenfold(chunk: list[int], factor: int) -> list[int]:
@@ -38,22 +41,8 @@ def test_an_item_that_kills_its_worker_takes_no_other_with_it() -> None:
     assert [item for part in found for item in part] == [10, 20, 60, -7, 80, 90, 100, 110]
 
 
-def test_a_pool_that_broke_before_the_work_was_handed_over() -> None:
-    pool = _Pool(2)
-    try:
-        with pytest.raises(BrokenProcessPool):
-            pool.submit(fragile, [7], 10).result()
-        late = pool.submit(fragile, [1], 10)
-        with pytest.raises(BrokenProcessPool):
-            late.result()
-        pool.renew()
-        assert pool.submit(fragile, [1], 10).result() == [10]
-    finally:
-        pool.close()
-
-
 def test_a_death_is_raised_where_nothing_stands_in_for_it() -> None:
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(Unanswered, match="ended"):
         list(map_chunks(fragile, [[7]], (10,), workers=2))
 
 
@@ -83,14 +72,77 @@ def test_errors_of_the_function_are_raised() -> None:
         list(map_chunks(fail, [[3]], (), workers=2))
 
 
-def test_a_script_without_a_guard_ends_at_once_and_is_told_what_to_do(tmp_path: Path) -> None:
+def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(
         "import operator\n"
         "from euhedral.data.workers import map_chunks\n"
-        "print(list(map_chunks(operator.mul, [[i] for i in range(100)], (2,), workers=2, on_death=len)))\n"
+        "print('begun')\n"
+        "print(list(map_chunks(operator.mul, [[i] for i in range(5)], (2,), workers=2)))\n"
     )
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 1 and ended.stdout == ""
-    last = ended.stderr.strip().splitlines()[-1]
-    assert "EuhedralError" in last and "__main__" in last and "workers=1" in last
+    assert ended.stdout.splitlines() == ["begun", "[[0, 0], [1, 1], [2, 2], [3, 3], [4, 4]]"], ended.stderr
+
+
+def test_a_function_that_workers_cannot_find_is_told(tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(
+        "from euhedral.data.workers import map_chunks\n"
+        "def own(chunk): return chunk\n"
+        "print(list(map_chunks(own, [[1]], (), workers=2)))\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "worker process for own did not start" in ended.stderr
+
+
+def process_ids(chunk: list[int]) -> list[int]:
+    return [os.getpid()] * len(chunk)
+
+
+def slow(chunk: list[int]) -> list[int]:
+    """Work that takes far too long at one item."""
+    if 7 in chunk:
+        time.sleep(600)
+    return [-item for item in chunk]
+
+
+def test_an_item_that_takes_too_long_takes_no_other_with_it() -> None:
+    with Crew(partial(Worker, slow), 1) as crew:
+        ((_, answers),) = crew.run([partial(ask_each, items=[1, 7, 3], seconds=1.0)])
+    assert (answers[0], answers[2]) == (-1, -3)
+    assert isinstance(answers[1], Unanswered) and str(answers[1]) == "not decided within 1 s"
+
+
+def test_jobs_share_the_members_and_come_with_their_position() -> None:
+    with Crew(partial(Worker, tenfold, 10), 2) as crew:
+        assert dict(crew.run([lambda worker, i=i: worker.ask([i], 60) for i in range(7)])) == {
+            i: [10 * i] for i in range(7)
+        }
+        assert list(crew.run([])) == []
+
+
+def test_leaving_early_ends_the_processes_and_drops_the_other_jobs() -> None:
+    found: list[int] = []
+
+    def job(worker: Worker) -> None:
+        found.extend(worker.ask([0], 60))
+
+    with pytest.raises(KeyboardInterrupt), Crew(partial(Worker, process_ids), 1) as crew:
+        for _ in crew.run([job] * 1000):
+            raise KeyboardInterrupt
+    assert len(found) < 1000
+    with pytest.raises(ProcessLookupError):
+        os.kill(found[0], 0)
+
+
+def test_a_chunk_in_the_midst_is_ended_where_no_more_are_wanted() -> None:
+    begun = time.monotonic()
+    chunks = map_chunks(slow, [[1], [7], [2]], (), workers=2)
+    assert next(chunks) == [-1]
+    chunks.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - begun < 300
+
+
+def test_workers_are_at_least_one() -> None:
+    with pytest.raises(ConfigError, match="workers"):
+        Crew(partial(Worker, tenfold), 0)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from euhedral.errors import ConfigError, EuhedralError
 from euhedral.evaluate import comparison
 from euhedral.evaluate.comparison import (
     Comparison,
-    ComparisonPool,
     PlainCrystal,
     StructureComparer,
     Task,
@@ -65,7 +63,7 @@ def test_a_late_pair_is_ended_and_the_next_one_compared(
     comparer: StructureComparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = simple(60.0, 300)
-    comparer._running()
+    comparer._worker.running()
     with monkeypatch.context() as patch:
         patch.setattr(comparer, "_seconds", 0.002)
         late = comparer.compare(many, many, rms=True)
@@ -75,13 +73,13 @@ def test_a_late_pair_is_ended_and_the_next_one_compared(
 
 
 def test_a_process_that_dies_within_a_pair_is_a_record_and_is_replaced(comparer: StructureComparer) -> None:
-    process = comparer._running()
+    process = comparer._worker.running()
     killer = threading.Timer(0.05, process.kill)
     killer.start()
     many = simple(60.0, 500)  # takes far longer than the process lives
     outcome = comparer.compare(many, many, rms=True)
     killer.join()
-    assert outcome.reason == "the comparison process ended (memory?)"
+    assert outcome.reason == "the worker process ended (memory?)"
     assert comparer.compare(simple(), simple(), rms=False).matched
 
 
@@ -147,32 +145,16 @@ def test_pairs_come_back_in_their_order_whatever_the_chunks(monkeypatch: pytest.
     assert calls[-1] == (5, 5) and len(calls) == 5
 
 
-def test_leaving_early_ends_the_processes() -> None:
-    pool = ComparisonPool(Tolerances(), seconds_per_pair=60, workers=1)
-    started = []
-
-    def job(comparer: StructureComparer) -> bool:
-        started.append(comparer._running())
-        return comparer.compare(simple(), simple(), rms=False).matched
-
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    before = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        list(pool.run([job] * 1000, stop))
-    assert time.perf_counter() - before < 60
-    assert len(started) < 1000
-    assert all(process.poll() is not None for process in started)
+def test_a_pool_needs_workers_and_time() -> None:
+    with pytest.raises(ConfigError, match="workers"):
+        comparison_pool(Tolerances(), seconds_per_pair=1, workers=0)
+    with pytest.raises(ConfigError, match="seconds_per_pair"):
+        comparison_pool(Tolerances(), seconds_per_pair=0, workers=1)
 
 
-def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "_COMMAND", "raise SystemExit('no matcher here')")
-    with (
-        pytest.raises(EuhedralError, match="no matcher here"),
-        comparison_pool(Tolerances(), seconds_per_pair=1, workers=1) as pool,
-    ):
-        list(pool.run([lambda comparer: comparer.compare(simple(), simple(), rms=True)]))
+def test_an_error_of_the_comparison_itself_is_raised(comparer: StructureComparer) -> None:
+    with pytest.raises(IndexError):
+        comparer.run(Task(plan="pairs", crystals=[simple()], groups=[(0, 1)], rms=True))
 
 
 def test_a_worker_imports_no_torch(tmp_path: Path) -> None:

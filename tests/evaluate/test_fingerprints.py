@@ -9,6 +9,7 @@ import torch
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import niggli_reduce, supercell
+from euhedral.data.worker import Unanswered
 from euhedral.errors import ConfigError
 from euhedral.evaluate import fingerprints
 from euhedral.evaluate.fingerprints import (
@@ -16,7 +17,6 @@ from euhedral.evaluate.fingerprints import (
     composition_fingerprints,
     structure_fingerprints,
 )
-from euhedral.evaluate.processes import Reply
 
 VAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "mp_20" / "val.csv.gz"
 HEXAGONAL = [[3.2, 0.0, 0.0], [-1.6, 3.2 * np.sqrt(0.75), 0.0], [0.0, 0.0, 5.2]]
@@ -203,22 +203,15 @@ def test_a_crystal_that_takes_too_long_is_a_record_and_the_others_of_its_chunk_a
     asked = []
 
     class Slow:
-        def ask(self, request: list[list[object]], seconds: float) -> Reply:
-            asked.append(len(request))
-            if any(len(species) == 1 for _, _, species, _ in request):  # type: ignore[arg-type]
-                return Reply(reason=f"not decided within {seconds:g} s")
-            return Reply(answer=[{} for _ in request])
+        def ask(self, crystals: list[tuple[object, ...]], seconds: float) -> list[dict[str, object]]:
+            asked.append(len(crystals))
+            if any(len(species) == 1 for _, _, species, _ in crystals):  # type: ignore[arg-type]
+                raise Unanswered(f"not decided within {seconds:g} s", late=True)
+            return [{} for _ in crystals]
 
-    replies = fingerprints._ask(prepared, [0, 1, 2], 5.0, Slow())  # type: ignore[arg-type]
+    first, second, third = fingerprints._ask(prepared, [0, 1, 2], 5.0, Slow())  # type: ignore[arg-type]
     assert asked == [3, 1, 1, 1]
-    assert [reply.reason for reply in replies] == [None, "not decided within 5 s", None]
-
-    class Closed:
-        def ask(self, request: list[list[object]], seconds: float) -> Reply:
-            return Reply(reason="cancelled" if len(request) == 1 else "the process ended (memory?)")
-
-    replies = fingerprints._ask(prepared, [0, 1, 2], 5.0, Closed())  # type: ignore[arg-type]
-    assert [reply.reason for reply in replies] == ["cancelled"] * 3
+    assert first == third == {} and str(second) == "not decided within 5 s"
 
 
 def test_no_time_means_no_fingerprint() -> None:

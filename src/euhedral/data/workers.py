@@ -1,20 +1,80 @@
-"""Chunks of work over worker processes, in order, with a bounded number of chunks in memory."""
+"""Jobs and chunks of work over several worker processes."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import queue
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
-from euhedral.errors import EuhedralError
+from euhedral.data.worker import Unanswered, Worker
+from euhedral.errors import ConfigError
 
 Result = TypeVar("Result")
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Member(Protocol):
+    """What a crew consists of: a `Worker`, or something that has one."""
+
+    def close(self) -> None:
+        """End its process."""
+        ...
+
+
+AnyMember = TypeVar("AnyMember", bound=Member)
+
+
+class Crew(Generic[AnyMember]):
+    """Several members that share jobs; each job gets a free one. Leaving its block ends the members' processes, also in
+    the midst of a job, and drops the jobs that have not begun.
+
+    Args:
+        make: makes a member.
+        workers: how many there are.
+
+    Raises:
+        ConfigError: on no workers.
+    """
+
+    def __init__(self, make: Callable[[], AnyMember], workers: int) -> None:
+        if workers < 1:
+            raise ConfigError(f"workers must be at least 1, not {workers}")
+        self._members = [make() for _ in range(workers)]
+        self._free: queue.SimpleQueue[AnyMember] = queue.SimpleQueue()
+        for member in self._members:
+            self._free.put(member)
+        self._threads = ThreadPoolExecutor(max_workers=workers)
+
+    def __enter__(self) -> Crew[AnyMember]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_members()
+        self._threads.shutdown(cancel_futures=True)
+        self._close_members()  # a job that was just starting its process may have done so after the first call
+
+    def submit(self, job: Callable[[AnyMember], Result]) -> Future[Result]:
+        """Have a job done when a member is free."""
+        return self._threads.submit(self._do, job)
+
+    def run(self, jobs: Sequence[Callable[[AnyMember], Result]]) -> Iterator[tuple[int, Result]]:
+        """Have every job done and yield (position, result) as they end."""
+        futures = {self.submit(job): i for i, job in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+
+    def _do(self, job: Callable[[AnyMember], Result]) -> Result:
+        member = self._free.get()
+        try:
+            return job(member)
+        finally:
+            self._free.put(member)
+
+    def _close_members(self) -> None:
+        for member in self._members:
+            member.close()
 
 
 def map_chunks(
@@ -25,7 +85,7 @@ def map_chunks(
     workers: int,
     on_death: Callable[[list[Any]], Result] | None = None,
 ) -> Iterator[Result]:
-    """`function(chunk, *arguments)` for every chunk, in order.
+    """`function(chunk, *arguments)` for every chunk, in order, with a bounded number of chunks in memory.
 
     Args:
         function: of a module, so that workers find it.
@@ -33,114 +93,58 @@ def map_chunks(
         arguments: the same for all.
         workers: processes; 1 runs here. Each worker uses one thread.
         on_death: what a chunk of one item gives when the worker that had it died (killed for its memory, crashed in a
-            library); without it the death is raised. A larger chunk is halved and tried again, so that one item cannot
-            take its neighbours with it.
+            library); without it the death is raised. The items of a larger chunk are tried again one by one, so that
+            none takes its neighbours with it.
 
     Raises:
-        EuhedralError: where workers end before they begin, as they do in a script without a guard.
+        Unanswered: on a death without `on_death`.
+        EuhedralError: if processes cannot be started.
     """
     if workers == 1:
         for chunk in chunks:
             yield function(chunk, *arguments)
         return
-    source = iter(chunks)
-    with _one_thread_each():
-        pool = _Pool(workers)
-        waiting: deque[tuple[list[Any], Future[Result]]] = deque()
-        try:
-            while True:
-                while len(waiting) < 2 * workers + 1 and (chunk := next(source, None)) is not None:
-                    waiting.append((chunk, pool.submit(function, chunk, *arguments)))
-                if not waiting:
-                    return
-                chunk, future = waiting.popleft()
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
-                    pool.renew()
-                    yield from _one_by_one(pool, function, chunk, arguments, on_death)
-                    waiting = deque((c, pool.submit(function, c, *arguments)) for c, _ in waiting)
-                    continue
-                yield result
-        finally:
-            pool.close()
+    with Crew(partial(Worker, function, *arguments), workers) as crew:
+        waiting: deque[Future[list[tuple[list[Any], Any]]]] = deque()
+        for chunk in chunks:
+            waiting.append(crew.submit(partial(ask_divided, items=chunk)))
+            if len(waiting) > 2 * workers:
+                yield from _results(waiting.popleft().result(), on_death)
+        while waiting:
+            yield from _results(waiting.popleft().result(), on_death)
 
 
-class _Pool:
-    """A process pool that can be replaced after one of its workers died."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self.executor, self.begun = self._new()
-
-    def _new(self) -> tuple[ProcessPoolExecutor, Future[None]]:
-        # A forked child of a process with threads (torch, Arrow) can hang; spawned ones start clean.
-        executor = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
-        return executor, executor.submit(_begin)
-
-    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """A future that has failed already where a worker died before the work could be handed over."""
-        try:
-            return self.executor.submit(function, *arguments)
-        except BrokenProcessPool as error:
-            failed: Future[Result] = Future()
-            failed.set_exception(error)
-            return failed
-
-    def renew(self) -> None:
-        """New workers in place of those that died at their work; workers that never began would die again.
-
-        Raises:
-            EuhedralError: if none had begun.
-        """
-        self.close()
-        if self.begun.cancelled() or self.begun.exception() is not None:
-            raise EuhedralError(
-                "worker processes ended before they began. Each runs the main script again: put what the script does "
-                'under `if __name__ == "__main__":`, or pass workers=1'
-            )
-        self.executor, self.begun = self._new()
-
-    def close(self) -> None:
-        self.executor.shutdown(wait=True, cancel_futures=True)
+def ask_divided(
+    worker: Worker, items: list[Any], seconds: float | None = None
+) -> list[tuple[list[Any], Any | Unanswered]]:
+    """(items, the answer to them) of all items together or, where these got none, of each alone, which may have none."""
+    try:
+        return [(items, worker.ask(items, seconds))]
+    except Unanswered as failure:
+        if len(items) == 1:
+            return [(items, failure)]
+    return [part for item in items for part in ask_divided(worker, [item], seconds)]
 
 
-def _begin() -> None:
-    """The first work of a pool: it fails only where no worker comes as far as to do any."""
+def ask_each(worker: Worker, items: list[Any], seconds: float | None = None) -> list[Any | Unanswered]:
+    """The answer to each item from a function that takes several and gives one answer each; failures as they are in
+    `ask_divided`: one item does not take its neighbours with it, and has the whole time where it is asked for alone.
+    """
+    answers: list[Any | Unanswered] = []
+    for _, found in ask_divided(worker, items, seconds):
+        answers += [found] if isinstance(found, Unanswered) else found
+    return answers
 
 
-def _one_by_one(
-    pool: _Pool,
-    function: Callable[..., Result],
-    chunk: list[Any],
-    arguments: tuple[Any, ...],
-    on_death: Callable[[list[Any]], Result] | None,
+def _results(
+    parts: list[tuple[list[Any], Result | Unanswered]], on_death: Callable[[list[Any]], Result] | None
 ) -> Iterator[Result]:
-    """A chunk whose worker died, halved until the item at fault is alone."""
-    try:
-        yield pool.submit(function, chunk, *arguments).result()
-    except BrokenProcessPool:
-        pool.renew()
-        if len(chunk) > 1:
-            middle = len(chunk) // 2
-            yield from _one_by_one(pool, function, chunk[:middle], arguments, on_death)
-            yield from _one_by_one(pool, function, chunk[middle:], arguments, on_death)
+    for items, found in parts:
+        if not isinstance(found, Unanswered):
+            yield found
+        elif found.error is not None:
+            raise found.error
         elif on_death is None:
-            raise
+            raise found
         else:
-            yield on_death(chunk)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes started meanwhile use one thread each; libraries read these variables when they are loaded."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+            yield on_death(items)

@@ -9,21 +9,14 @@ with the next pair. This module imports neither torch nor pymatgen at the top, s
 
 from __future__ import annotations
 
-import json
-import queue
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from euhedral.errors import ConfigError, EuhedralError
-from euhedral.evaluate.processes import SECONDS_TO_START, discard, worker_environment
+from euhedral.data.worker import Unanswered, Worker
+from euhedral.data.workers import Crew
+from euhedral.errors import ConfigError
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -33,8 +26,6 @@ Progress = Callable[[int, int], None]
 
 PAIRS_AT_ONCE = 64
 """Most pairs that a process gets in one task of single pairs."""
-
-_COMMAND = "from euhedral.evaluate.serving import serve; serve()"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +49,7 @@ class Tolerances:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainCrystal:
-    """A crystal as nested lists, ready for JSON: `cell` rows in Å, `frac`, atomic numbers `species`."""
+    """A crystal as nested lists, which need no torch: `cell` rows in Å, `frac`, atomic numbers `species`."""
 
     cell: list[list[float]]
     frac: list[list[float]]
@@ -133,6 +124,12 @@ class Outcomes:
     def __getitem__(self, pair: tuple[int, int]) -> Comparison:
         return self.by_pair.get(pair, NO_MATCH)
 
+    def note(self, decided: tuple[int, int, Comparison] | None) -> None:
+        """Take in the outcome of the next pair; None stands for no match."""
+        if decided is not None:
+            self.by_pair[decided[:2]] = decided[2]
+        self.decided += 1
+
 
 def sift(group: Sequence[int], compare: Compare) -> list[tuple[int, int | None, str | None]]:
     """Each crystal against the first of every kind before it; the later one is the matcher's first crystal.
@@ -180,12 +177,12 @@ class StructureComparer:
     """
 
     def __init__(self, tolerances: Tolerances, seconds_per_pair: float) -> None:
+        from euhedral.evaluate.serving import compare_task, prepare
+
         if not seconds_per_pair > 0:
             raise ConfigError(f"seconds_per_pair must be positive, not {seconds_per_pair}")
-        self._tolerances = tolerances
         self._seconds = seconds_per_pair
-        self._process: subprocess.Popen[str] | None = None
-        self._closed = False
+        self._worker = Worker(compare_task, tolerances, streams=True, prepare=prepare)
 
     def compare(self, first: PlainCrystal, second: PlainCrystal, *, rms: bool) -> Comparison:
         """Match `second` onto `first`; with `rms` search for the mapping of smallest rms, else stop at the first.
@@ -202,89 +199,36 @@ class StructureComparer:
             EuhedralError: if worker processes cannot be started, or the comparer was closed.
         """
         outcomes = Outcomes(by_pair={})
-        request = {**vars(task), "crystals": [vars(crystal) for crystal in task.crystals]}  # asdict would copy all
         while True:
-            process = self._running()
-            finished, late = _converse(process, request, outcomes, self._seconds)
-            if finished:
+            try:
+                self._worker.ask((task, outcomes), self._seconds, outcomes.note)
                 return outcomes
-            self._end()
-            pair = _pair_under_way(task, outcomes)
-            if pair is None:
-                return outcomes
-            reason = f"not decided within {self._seconds:g} s" if late else "the comparison process ended (memory?)"
-            outcomes.by_pair[pair] = Comparison(matched=False, reason=reason, seconds=self._seconds if late else 0.0)
-            outcomes.decided += 1
+            except Unanswered as failure:
+                if failure.error is not None:
+                    raise failure.error from None
+                pair = _pair_under_way(task, outcomes)
+                if pair is None:
+                    return outcomes
+                seconds = self._seconds if failure.late else 0.0
+                outcomes.note((*pair, Comparison(matched=False, reason=str(failure), seconds=seconds)))
 
     def close(self) -> None:
         """End the worker process; a task in progress raises."""
-        self._closed = True
-        self._end()
-
-    def _running(self) -> subprocess.Popen[str]:
-        if self._closed:
-            raise EuhedralError("the comparison was closed")
-        process = self._process  # `close` may be called by another thread at any moment
-        if process is None or process.poll() is not None:
-            self._end()
-            process = self._process = _start_worker(self._tolerances)
-            if self._closed:
-                self._end()
-        return process
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            discard(process)
+        self._worker.close()
 
 
-class ComparisonPool:
-    """Several `StructureComparer`s that share a list of jobs.
+def comparison_pool(tolerances: Tolerances, *, seconds_per_pair: float, workers: int) -> Crew[StructureComparer]:
+    """Comparers that share jobs.
 
     Args:
         tolerances: of the matcher.
         seconds_per_pair: time limit of one comparison.
         workers: processes; each uses one thread.
+
+    Raises:
+        ConfigError: on no workers or a time limit that is not positive.
     """
-
-    def __init__(self, tolerances: Tolerances, *, seconds_per_pair: float, workers: int) -> None:
-        if workers < 1:
-            raise ConfigError(f"workers must be at least 1, not {workers}")
-        self._comparers = [StructureComparer(tolerances, seconds_per_pair) for _ in range(workers)]
-        self._free: queue.SimpleQueue[StructureComparer] = queue.SimpleQueue()
-        for comparer in self._comparers:
-            self._free.put(comparer)
-
-    def run(
-        self, jobs: Sequence[Callable[[StructureComparer], Any]], progress: Progress | None = None
-    ) -> Iterator[tuple[int, Any]]:
-        """Run every job with a free comparer and yield (position, result) as they end.
-
-        Leaving early, by an exception or Ctrl-C, ends the worker processes and drops the jobs that have not begun.
-        """
-        threads = ThreadPoolExecutor(max_workers=len(self._comparers))
-        try:
-            futures = {threads.submit(self._with_comparer, job): i for i, job in enumerate(jobs)}
-            for done, future in enumerate(as_completed(futures), start=1):
-                if progress is not None:
-                    progress(done, len(jobs))
-                yield futures[future], future.result()
-        finally:
-            self.close()
-            threads.shutdown(cancel_futures=True)
-            self.close()  # a job that was just starting its process may have done so after the first call
-
-    def close(self) -> None:
-        """End all worker processes."""
-        for comparer in self._comparers:
-            comparer.close()
-
-    def _with_comparer(self, job: Callable[[StructureComparer], Any]) -> Any:
-        comparer = self._free.get()
-        try:
-            return job(comparer)
-        finally:
-            self._free.put(comparer)
+    return Crew(partial(StructureComparer, tolerances, seconds_per_pair), workers)
 
 
 def compare_pairs(
@@ -352,34 +296,6 @@ def local_task(
     return LocalTask(task=task, positions=positions)
 
 
-def _converse(
-    process: subprocess.Popen[str], request: dict[str, Any], outcomes: Outcomes, seconds: float
-) -> tuple[bool, bool]:
-    """Send a task and note the outcomes as they come; whether it came to its end, and whether a pair was late."""
-    known = [[i, j, asdict(outcome)] for (i, j), outcome in outcomes.by_pair.items()]
-    line = json.dumps({**request, "known": known, "decided": outcomes.decided})
-    limit = _TimeLimit(process, seconds)
-    try:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-        for answer in process.stdout:
-            limit.renew()
-            if not answer.endswith("\n"):
-                break
-            if answer == "end\n":
-                return True, False
-            if answer != ".\n":  # a dot stands for no match
-                i, j, outcome = json.loads(answer)
-                outcomes.by_pair[i, j] = Comparison(**outcome)
-            outcomes.decided += 1
-    except (OSError, ValueError):  # the pipe closed under us: the process was ended
-        pass
-    finally:
-        limit.stop()
-    return False, limit.late
-
-
 def _pair_under_way(task: Task, outcomes: Outcomes) -> tuple[int, int] | None:
     """The pair at which a process ended: the first that is not decided. None if all are."""
     position = 0
@@ -402,70 +318,3 @@ def _pair_under_way(task: Task, outcomes: Outcomes) -> tuple[int, int] | None:
     except Reached:
         return pair[0]
     return None
-
-
-class _TimeLimit:
-    """Ends a process that gives no sign of life for a time."""
-
-    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
-        self.late = False
-        self._process = process
-        self._seconds = seconds
-        self._stopped = threading.Event()
-        self._end = time.monotonic() + seconds
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def renew(self) -> None:
-        self._end = time.monotonic() + self._seconds
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(max(self._end - time.monotonic(), 0)):
-            if time.monotonic() >= self._end:
-                self.late = True
-                self._process.kill()
-                return
-
-
-def _start_worker(tolerances: Tolerances) -> subprocess.Popen[str]:
-    with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-            env=worker_environment(),
-        )
-        if not _greeted(process, tolerances):
-            discard(process)
-            log.seek(0)
-            raise EuhedralError(f"a worker process for comparing structures did not start: {log.read()[-500:].strip()}")
-    return process
-
-
-def _greeted(process: subprocess.Popen[str], tolerances: Tolerances) -> bool:
-    """Send the tolerances and wait until the process is ready; False if it ended or took too long."""
-    assert process.stdin is not None and process.stdout is not None
-    limit = _TimeLimit(process, SECONDS_TO_START)
-    try:
-        process.stdin.write(json.dumps(asdict(tolerances)) + "\n")
-        process.stdin.flush()
-        return process.stdout.readline().endswith("\n")
-    except (OSError, ValueError):  # it ended before it read
-        return False
-    finally:
-        limit.stop()
-
-
-@contextmanager
-def comparison_pool(tolerances: Tolerances, *, seconds_per_pair: float, workers: int) -> Iterator[ComparisonPool]:
-    """A `ComparisonPool` whose processes end with the block."""
-    pool = ComparisonPool(tolerances, seconds_per_pair=seconds_per_pair, workers=workers)
-    try:
-        yield pool
-    finally:
-        pool.close()

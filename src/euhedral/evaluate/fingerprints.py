@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from euhedral.data.worker import Unanswered, Worker
+from euhedral.data.workers import Crew, ask_each
 from euhedral.errors import ConfigError
 from euhedral.evaluate.crystal_nn import fingerprint_labels, site_fingerprints
 from euhedral.evaluate.magpie import magpie_fingerprint, magpie_labels
-from euhedral.evaluate.processes import Reply, TaskProcess, run_tasks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,6 @@ COMPOSITION_NUMBERS = 132
 
 _CRYSTALS_AT_ONCE = 32
 _ATOMS_AT_ONCE = 400
-_FUNCTION = "euhedral.evaluate.fingerprints:_fingerprint_request"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,18 +97,19 @@ def structure_fingerprints(
     chunks = list(_chunks([i for i, reason in enumerate(reasons) if reason is None], prepared.atoms))
     jobs = [partial(_ask, prepared, chunk, seconds_per_crystal) for chunk in chunks]
     done = total - sum(len(chunk) for chunk in chunks)
-    for position, replies in run_tasks(_FUNCTION, jobs, workers=workers):
-        for i, reply in zip(chunks[position], replies, strict=True):
-            if reply.answer is None:
-                reasons[i] = reply.reason
-                continue
-            coordination[prepared.place(i)] = reply.answer["coordination"]
-            reasons[i] = reply.answer["reason"]
-            if reasons[i] is None:
-                values[i] = reply.answer["values"]
-        done += len(replies)
-        if progress is not None:
-            progress(done, total)
+    with Crew(partial(Worker, _fingerprint_crystals), workers) as crew:
+        for position, answers in crew.run(jobs):
+            for i, answer in zip(chunks[position], answers, strict=True):
+                if isinstance(answer, Unanswered):
+                    reasons[i] = str(answer)
+                    continue
+                coordination[prepared.place(i)] = answer["coordination"]
+                reasons[i] = answer["reason"]
+                if reasons[i] is None:
+                    values[i] = answer["values"]
+            done += len(answers)
+            if progress is not None:
+                progress(done, total)
     return StructureFingerprints(values=values, coordination=coordination, reasons=tuple(reasons))
 
 
@@ -131,6 +132,10 @@ def composition_fingerprints(batch: CrystalBatch) -> CompositionFingerprints:
         else:
             values[i] = known(counts)
     return CompositionFingerprints(values=values, reasons=tuple(reasons))
+
+
+_Crystal = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.int64]", float]
+"""Reduced cell, coordinates, species, and the longest diagonal of the cell that the crystal came in."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,15 +174,10 @@ class _Prepared:
         """Where the atoms of a crystal are."""
         return slice(int(self.first[index]), int(self.first[index] + self.atoms[index]))
 
-    def request(self, index: int) -> list[Any]:
-        """One crystal as nested lists, ready for JSON."""
+    def crystal(self, index: int) -> _Crystal:
+        """One crystal."""
         place = self.place(index)
-        return [
-            self.cell[index].tolist(),
-            self.frac[place].tolist(),
-            self.species[place].tolist(),
-            float(self.diagonal[index]),
-        ]
+        return self.cell[index], self.frac[place], self.species[place], float(self.diagonal[index])
 
 
 def _chunks(indices: list[int], atoms: NDArray[np.int64]) -> Iterator[list[int]]:
@@ -194,29 +194,12 @@ def _chunks(indices: list[int], atoms: NDArray[np.int64]) -> Iterator[list[int]]
         yield chunk
 
 
-def _ask(prepared: _Prepared, chunk: list[int], seconds: float, process: TaskProcess) -> list[Reply]:
-    """Replies of one chunk; if it fails as a whole, each crystal is asked for on its own and has the whole time."""
-    requests = [prepared.request(i) for i in chunk]
-    reply = process.ask(requests, seconds)
-    if reply.answer is not None:
-        return [Reply(answer=answer) for answer in reply.answer]
-    if len(chunk) == 1 or reply.reason == "cancelled":
-        return [reply] * len(chunk)
-    replies = []
-    for request in requests:
-        reply = process.ask([request], seconds)
-        replies.append(Reply(answer=reply.answer[0]) if reply.answer is not None else reply)
-        if reply.reason == "cancelled":
-            return replies + [reply] * (len(chunk) - len(replies))
-    return replies
+def _ask(prepared: _Prepared, chunk: list[int], seconds: float, worker: Worker) -> list[dict[str, Any] | Unanswered]:
+    return ask_each(worker, [prepared.crystal(i) for i in chunk], seconds)
 
 
-def _fingerprint_request(request: list[list[Any]]) -> list[dict[str, Any]]:
-    """Body of a worker process: fingerprints of a chunk of crystals as `_Prepared.request` writes them."""
-    crystals = [
-        (np.array(cell, dtype=float), np.array(frac, dtype=float), np.array(species, dtype=np.int64), diagonal)
-        for cell, frac, species, diagonal in request
-    ]
+def _fingerprint_crystals(crystals: list[_Crystal]) -> list[dict[str, Any]]:
+    """Body of a worker process: fingerprints of a chunk of crystals."""
     found = site_fingerprints(crystals)
     answers, first = [], 0
     for _, _, species, _ in crystals:
@@ -225,8 +208,8 @@ def _fingerprint_request(request: list[list[Any]]) -> list[dict[str, Any]]:
         failed = [site for site in sites if site in found.reasons]
         answers.append(
             {
-                "values": found.values[sites.start : sites.stop].mean(0).tolist(),
-                "coordination": found.coordination[sites.start : sites.stop].tolist(),
+                "values": found.values[sites.start : sites.stop].mean(0),
+                "coordination": found.coordination[sites.start : sites.stop].copy(),
                 "reason": f"site {failed[0] - sites.start}: {found.reasons[failed[0]]}" if failed else None,
             }
         )

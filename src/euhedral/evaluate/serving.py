@@ -1,69 +1,58 @@
-"""The worker side of `comparison`: one task a line on stdin, one outcome a line on stdout."""
+"""The worker side of `comparison`: the outcomes of one task after the other."""
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import IO, Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from euhedral.evaluate.comparison import NO_MATCH, Compare, Comparison, PlainCrystal, Tolerances, run_plan
-from euhedral.evaluate.processes import limit_memory, say
-
-
-def serve() -> None:
-    """Body of a worker process: tolerances on the first line of stdin, then one task a line; answers on stdout."""
-    import signal
-    import warnings
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends this process itself
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    sys.stdout = sys.stderr  # a library that prints must not break the protocol
-    limit_memory()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # Loaded before the process says that it is ready, so that the time limit of the first pair does not pay for it.
-        import scipy.optimize  # noqa: F401
-        from pymatgen.optimization import neighbors  # noqa: F401
-
-        from euhedral.evaluate import matcher, reduction  # noqa: F401
-
-        tolerances = Tolerances(**json.loads(sys.stdin.readline()))
-        say(answers, {"ready": True})
-        for line in sys.stdin:
-            _do_task(json.loads(line), tolerances, answers)
+from euhedral.evaluate.comparison import (
+    NO_MATCH,
+    Compare,
+    Comparison,
+    Outcomes,
+    PlainCrystal,
+    Task,
+    Tolerances,
+    run_plan,
+)
 
 
-def _do_task(request: dict[str, Any], tolerances: Tolerances, answers: IO[str]) -> None:
-    """Run the plan of a task; one line a pair: '.' for no match, else the outcome; 'end' after the last."""
-    crystals = [PlainCrystal(**crystal) for crystal in request["crystals"]]
-    known = {(i, j): Comparison(**outcome) for i, j, outcome in request["known"]}
-    remaining = request["decided"]
-    wanted = {name: request[name] for name in ("rms", "disorder", "rms_of_match")}
-    compare_here = _comparing(crystals, tolerances, **wanted)
+def prepare() -> None:
+    """Load what comparisons need, so that the time limit of the first pair does not pay for it."""
+    import scipy.optimize  # noqa: F401
+    from pymatgen.optimization import neighbors  # noqa: F401
+
+    from euhedral.evaluate import matcher, reduction  # noqa: F401
+
+
+def compare_task(
+    request: tuple[Task, Outcomes],
+    tolerances: Tolerances,
+    decide: Callable[[tuple[int, int, Comparison] | None], object],
+) -> None:
+    """Run the plan of a task from where its outcomes end, and call `decide` as `Outcomes.note` takes it for each pair."""
+    task, known = request
+    passed = 0
+    compare_here = _comparing(
+        task.crystals, tolerances, rms=task.rms, disorder=task.disorder, rms_of_match=task.rms_of_match
+    )
 
     def compare(i: int, j: int) -> Comparison:
-        nonlocal remaining
-        if remaining:
-            remaining -= 1
-            return known.get((i, j), NO_MATCH)
+        nonlocal passed
+        if passed < known.decided:
+            passed += 1
+            return known[i, j]
         started = time.perf_counter()
         outcome = compare_here(i, j)
-        if outcome == NO_MATCH and request["plan"] != "pairs":
-            answers.write(".\n")
-            answers.flush()
+        if outcome == NO_MATCH and task.plan != "pairs":
+            decide(None)
         else:
-            seconds = time.perf_counter() - started
-            say(answers, [i, j, {**asdict(outcome), "seconds": seconds}])
+            decide((i, j, replace(outcome, seconds=time.perf_counter() - started)))
         return outcome
 
-    run_plan(request["plan"], request["groups"], compare)
-    answers.write("end\n")
-    answers.flush()
+    run_plan(task.plan, task.groups, compare)
 
 
 def _comparing(
