@@ -12,6 +12,7 @@ import pytest
 from euhedral.crystal.elements import SYMBOLS
 from euhedral.evaluate.comparison import Tolerances
 from euhedral.evaluate.matcher import distance
+from euhedral.evaluate.niggli import niggli_matrix
 from euhedral.evaluate.reduction import may_be_smaller, reduce_crystal
 
 Triple = tuple[np.ndarray, np.ndarray, list[int]]
@@ -186,6 +187,49 @@ def test_a_supercell_is_reduced_to_its_primitive_cell() -> None:
         assert reduced.volume == pytest.approx(3.9**3)
     cell, frac, species = PROTOTYPES["perovskite"]
     assert not may_be_smaller(cell, frac, np.array(species))
+
+
+@pytest.mark.parametrize("shape", [CUBE, FCC, HEXAGONAL, PROTOTYPES["low"][0], 0.1 * FCC, np.diag([3.0, 3.0, 11.0])])
+def test_the_niggli_basis_is_the_one_that_pymatgen_chooses_to_the_last_bit(shape: np.ndarray) -> None:
+    from pymatgen.core import Lattice
+
+    rng = np.random.default_rng(5)
+    for strain in (0, 0, 1e-7, 0.05):
+        skew = np.eye(3)
+        skew[np.triu_indices(3, 1)] = rng.integers(-2, 3, 3)
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        cell = skew @ (4 * shape) @ turn @ (np.eye(3) + strain * rng.normal(size=(3, 3)))
+        assert np.array_equal(niggli_matrix(cell), Lattice(cell).get_niggli_reduced_lattice().matrix)
+
+
+@pytest.mark.parametrize("name", ["rock salt", "wurtzite", "graphite", "low"])
+@pytest.mark.parametrize("times", [[2, 1, 1], [2, 2, 1], [3, 1, 2]])
+@pytest.mark.parametrize("sigma", [0.0, 0.08, 0.2])
+def test_a_smaller_cell_is_looked_for_exactly_where_pymatgen_finds_one(
+    name: str, times: list[int], sigma: float
+) -> None:
+    from pymatgen.core import Structure
+
+    cell, frac, species = PROTOTYPES[name]
+    offsets = np.stack(np.meshgrid(*map(np.arange, times), indexing="ij"), axis=-1).reshape(-1, 3)
+    large = np.diag(times) @ cell
+    rng = np.random.default_rng(len(offsets))
+    frac = ((frac[:, None] + offsets) / times).reshape(-1, 3)
+    frac = (frac + rng.normal(0, sigma, frac.shape) @ np.linalg.inv(large)) % 1
+    numbers = np.repeat(species, len(offsets))
+    found = Structure(large, [SYMBOLS[z] for z in numbers], frac).get_primitive_structure()
+    assert may_be_smaller(large, frac, numbers) == (len(found) < len(numbers))
+    if sigma == 0.08:  # an atom in a place of its own: a smaller cell may have all other atoms, but not this one
+        frac[0] += 0.31
+        found = Structure(large, [SYMBOLS[z] for z in numbers], frac % 1).get_primitive_structure()
+        assert may_be_smaller(large, frac % 1, numbers) == (len(found) < len(numbers))
+
+
+def test_where_the_finer_lattices_are_too_many_pymatgen_searches() -> None:
+    rng = np.random.default_rng(2)
+    frac, numbers = rng.random((26, 3)), np.full(26, 6)
+    frac[13:] = frac[:13] + [0.5, 0, 0]
+    assert may_be_smaller(12 * CUBE, frac % 1, numbers)
 
 
 def test_atoms_on_top_of_each_other_are_compared_as_pymatgen_does() -> None:

@@ -9,6 +9,7 @@ arrays of nine numbers.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -61,14 +62,16 @@ def niggli_matrix(matrix: Float[ndarray, "3 3"]) -> Float[ndarray, "3 3"]:
     Raises:
         ValueError: if no basis of the lattice has the reduced metric, as happens for degenerate cells.
     """
-    volume = abs(float(np.linalg.det(matrix)))
-    tolerance = TOLERANCE * volume ** (1 / 3)
-    basis = np.array(lll_reduce(matrix.tolist())[0])
+    volume = determinant(matrix.tolist())
+    tolerance = TOLERANCE * abs(volume) ** (1 / 3)
+    reduced, mapping = lll_reduce(matrix.tolist())
+    basis = np.array(reduced)
     gram = _reduce_metric(basis @ basis.T, tolerance)
     lengths = [math.sqrt(gram[i][i]) for i in range(3)]
     cosines = [gram[j][k] / (lengths[j] * lengths[k]) for j, k in ((1, 2), (0, 2), (0, 1))]
-    found = _first_basis(matrix, lengths, [math.degrees(math.acos(c)) for c in cosines], tolerance)
-    return found if np.linalg.det(found) > 0 else -found
+    angles = [math.degrees(math.acos(c)) for c in cosines]
+    found = _first_basis(matrix, reduced, mapping, lengths, angles, tolerance)
+    return found if volume > 0 else -found
 
 
 def _gram_schmidt(basis: Rows) -> tuple[Rows, list[float]]:
@@ -135,34 +138,68 @@ def _signs(xi: float, eta: float, zeta: float, e: float) -> tuple[int, int, int]
 
 
 def _first_basis(
-    matrix: Float[ndarray, "3 3"], lengths: list[float], angles: list[float], tolerance: float
+    matrix: Float[ndarray, "3 3"], reduced: Rows, mapping: Rows, lengths: list[float], angles: list[float], tol: float
 ) -> Float[ndarray, "3 3"]:
-    from pymatgen.optimization.neighbors import find_points_in_spheres
-
-    origin = np.zeros((1, 3))
-    _, _, images, sizes = find_points_in_spheres(
-        all_coords=origin,
-        center_coords=origin,
-        r=max(lengths) * (1 + tolerance),
-        pbc=np.ones(3, dtype=np.int64),
-        lattice=np.ascontiguousarray(matrix, dtype=float),
-        tol=1e-8,
+    """The first right-handed choice of lattice vectors with these lengths and angles, in pymatgen's order."""
+    vectors = _vectors_of_length(reduced, mapping, lengths, tol, matrix)
+    near = [[v for v in vectors if 1 / (1 + tol) < v[0] / length < 1 + tol] for length in lengths]
+    alpha, beta, gamma = (
+        (math.cos(math.radians(min(180.0, x + ANGLE_TOLERANCE))), math.cos(math.radians(max(0.0, x - ANGLE_TOLERANCE))))
+        for x in angles
     )
-    vectors = images @ matrix
-    chosen = [
-        np.flatnonzero((sizes / length < 1 + tolerance) & (sizes / length > 1 / (1 + tolerance))) for length in lengths
-    ]
-    near = []
-    for (j, k), angle in zip(((1, 2), (0, 2), (0, 1)), angles, strict=True):
-        cosine = (vectors[chosen[j]] @ vectors[chosen[k]].T) / (sizes[chosen[j]][:, None] * sizes[chosen[k]])
-        low = math.cos(math.radians(min(180.0, angle + ANGLE_TOLERANCE)))
-        high = math.cos(math.radians(max(0.0, angle - ANGLE_TOLERANCE)))
-        cosine = np.clip(cosine, -1, 1)
-        near.append((cosine >= low) & (cosine <= high))
-    a, b, c = np.nonzero(near[2][:, :, None] & near[1][:, None, :] & near[0][None])
-    bases = np.stack([images[chosen[0][a]], images[chosen[1][b]], images[chosen[2][c]]], axis=1)
-    determinants = np.linalg.det(bases)
-    for candidates in (np.flatnonzero(determinants > 1e-8), np.flatnonzero(determinants < -1e-8)):
-        if len(candidates):
-            return bases[candidates[0]] @ matrix
+    for a in near[0]:
+        second = [b for b in near[1] if gamma[0] <= _cosine(a, b) <= gamma[1]]
+        third = [c for c in near[2] if beta[0] <= _cosine(a, c) <= beta[1]] if second else []
+        for b in second:
+            for c in third:
+                images = a[1], b[1], c[1]
+                if determinant(images) > 0 and alpha[0] <= _cosine(b, c) <= alpha[1]:
+                    return np.array(images) @ matrix
     raise ValueError("no basis of the lattice has the lengths and angles of its Niggli cell")
+
+
+Vector = tuple[float, list[float], list[float]]
+"""A lattice vector: its length in Å, its coefficients and its Cartesian components."""
+
+
+def _cosine(first: Vector, second: Vector) -> float:
+    (a, _, (ax, ay, az)), (b, _, (bx, by, bz)) = first, second
+    return min(1.0, max(-1.0, (ax * bx + ay * by + az * bz) / (a * b)))
+
+
+def _vectors_of_length(
+    reduced: Rows, mapping: Rows, lengths: list[float], tolerance: float, matrix: ndarray
+) -> list[Vector]:
+    """All lattice vectors about as long as one of three lengths, in the order in which pymatgen lists lattice points.
+
+    pymatgen puts the points into cubes as wide as the search radius, and lists cube after cube, each from its last
+    point to its first.
+    """
+    radius = max(lengths) * (1 + tolerance)
+    width = max(radius, 1 + 1e-8)  # its narrowest cubes
+    volume = abs(determinant(reduced))
+    crosses = [_cross(reduced[k - 2], reduced[k - 1]) for k in range(3)]
+    grid = _grid(tuple(int(radius * math.hypot(*x) / volume + 1e-6) for x in crosses))
+    vectors = grid @ np.array(reduced)
+    sizes = np.sqrt((vectors * vectors).sum(1))
+    slack = 2 * tolerance * np.array(lengths)[:, None]
+    (kept,) = (np.abs(sizes - np.array(lengths)[:, None]) < slack).any(0).nonzero()
+    images = grid[kept] @ np.array(mapping)
+    found = list(zip(sizes[kept].tolist(), images.tolist(), (images @ matrix).tolist(), strict=True))
+    return sorted(found, key=lambda v: ([(x + 2e-8) // width for x in v[2]], [-n for n in v[1]]))
+
+
+@functools.lru_cache(maxsize=64)
+def _grid(reach: tuple[int, int, int]) -> Float[ndarray, "points 3"]:
+    axes = [np.arange(-n, n + 1, dtype=float) for n in reach]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _cross(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
+def determinant(rows: Sequence[Sequence[float]]) -> float:
+    """Determinant of a matrix of nine plain floats."""
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
