@@ -113,7 +113,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         ((here, "--report", "/proc/nobody/report"), "cannot write"),
         ((here, "--energies", str(tmp_path / "energies.csv")), "samples that are not there"),
         ((here, "--relaxed", str(one)), "1 and 3 came"),
-        ((here, "--time-limit", "0"), "must be positive"),
+        ((here, "--time-limit", "0"), "must be a positive number"),
         ((here, "--cache", "x", "--no-cache"), "exclude each other"),
     ):
         cache = () if "--cache" in words else ("--no-cache",)

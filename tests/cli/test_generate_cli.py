@@ -67,7 +67,8 @@ def test_table_names_soft_conditions(tmp_path: Path, tiny_checkpoint: Path) -> N
         (("--property", "colour=2"), "unknown property"),
         (("--model", "nope"), "no model 'nope'"),
         (("-n", "0"), "-n must be"),
-        (("--device", "abacus"), "cannot be used"),
+        (("--device", "abacus"), "no device 'abacus'"),
+        (("--formula", "LiMnO2", "--z", "0"), "at least 1, not 0"),
         (("--batch", "0"), "--batch"),
     ],
 )

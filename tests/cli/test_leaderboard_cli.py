@@ -114,5 +114,5 @@ def test_the_command(two: list[Path], capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_a_report_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read the report"):
+    with pytest.raises(DataError, match="there is no report"):
         collect([tmp_path])

@@ -58,6 +58,8 @@ def test_parse_keeps_the_order_of_the_formula() -> None:
         ("Xx2", "no element 'Xx'"),
         ("2Li", "follows no element"),
         ("Li0", "not between 1"),
+        ("Li0.5O", "'0.5': counts must be whole"),
+        ("CuSO4.5H2O", "in brackets"),
         ("Li1.5O", "whole"),
         ("Ca3(PO4", "not closed"),
         ("Ca3PO4)2", "closes no bracket"),

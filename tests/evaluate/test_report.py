@@ -116,7 +116,7 @@ def test_other_documents_are_refused(document: Any, message: str) -> None:
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read the report"):
+    with pytest.raises(DataError, match="there is no report"):
         read_metrics(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(DataError, match="is not JSON"):

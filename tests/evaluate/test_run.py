@@ -308,7 +308,7 @@ def test_a_folder_that_is_no_report_is_not_overwritten(tmp_path: Path) -> None:
         ({"dataset": "mp20"}, ConfigError, "did you mean 'mp_20'"),
         ({"worker": 2}, ConfigError, "did you mean 'workers'"),
         ({"workers": 0}, ConfigError, "at least 1"),
-        ({"seconds_per_crystal": 0}, ConfigError, "must be positive"),
+        ({"seconds_per_crystal": 0}, ConfigError, "must be a positive number"),
         ({"energies": [0.0, 1.0]}, DataError, "2 came for 4"),
         ({"reference": several()[:3], "protocol": "csp"}, CrystalError, "4 samples in 1 draw"),
         ({"reference": CrystalBatch.empty()}, DataError, "no crystals among the reference"),

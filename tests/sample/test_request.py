@@ -56,7 +56,7 @@ def test_space_group_brings_its_own_atom_counts() -> None:
         ({"formula": "LiMnO2", "elements": "Li,O"}, "excluded"),
         ({"formula": "NaCl", "num_atoms": 5}, "does not fit"),
         ({"z": 2}, "--formula"),
-        ({"z": 0, "formula": "NaCl"}, "does not fit"),
+        ({"z": 0, "formula": "NaCl"}, "at least 1"),
         ({"chemical_system": "Li-Mn-O", "num_atoms": 2}, "no atom count"),
         ({"chemical_system": "Li-Li"}, "Li"),
         ({"chemical_system": "Li-*", "elements": "Li"}, "places open"),

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -300,6 +301,37 @@ def test_mixed_precision_trains(tiny_store: Path, tiny_recipe: MakeRecipe, tmp_p
     exact = [row["loss"] for row in numbers(finished)][: len(mixed)]
     assert mixed != exact and mixed == pytest.approx(exact, rel=0.03)
     assert load_model(tmp_path / "run" / "model").meta["training"]["precision"] == "bf16-mixed"
+
+
+def test_a_compiled_network_has_the_same_losses(
+    tiny_store: Path, tiny_recipe: MakeRecipe, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("there is no C++ compiler")
+    compiled: list[torch.nn.Module] = []
+
+    def trace_only(network: torch.nn.Module, **options: Any) -> None:
+        # The network is traced and run as a graph; the minutes of writing and compiling C++ are left out.
+        compiled.append(network)
+        network._compiled_call_impl = torch.compile(network._call_impl, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace_only)
+    run.train(tiny_store, tmp_path / "run", recipe=tiny_recipe(compile=True))
+    assert [type(network).__name__ for network in compiled] == ["PeriodicTransformer"]
+    losses = [
+        [row["loss"] for row in numbers(out) if row["loss"] == row["loss"]] for out in (tmp_path / "run", finished)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 2 * STEPS_AN_EPOCH
+    assert len(euhedral.load(str(tmp_path / "run" / "model")).generate(n=2, steps=2)) == 2
+
+
+def test_compiling_without_a_compiler_is_an_error(
+    tiny_store: Path, tiny_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(ConfigError, match="--compile"):
+        run.train(tiny_store, tmp_path / "run", recipe=tiny_recipe(max_epochs=1, compile=True, accelerator="cpu"))
 
 
 def test_tensorboard_has_the_losses(tiny_store: Path, tiny_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ def print_report(console: Console, report: Report) -> None:
         if not wide:
             for name, published in _published(result).items():
                 console.print(f"published {name}: {', '.join(published)}", highlight=False, soft_wrap=True)
+        for told in dict.fromkeys(f"{anchor.dataset}; {anchor.note}" for anchor in result.anchors):
+            console.print(f"published figures: {told}", highlight=False, markup=False, soft_wrap=True)
         for name, reason in result.left_out.items():
             console.print(f"left out: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
     _print_failures(console, report)

@@ -25,6 +25,10 @@ CheckpointMinutes = Annotated[float | None, typer.Option(help="Minutes between t
 Devices = Annotated[int | None, typer.Option(help="How many devices; 0 takes all GPUs, or one CPU process.")]
 Accelerator = Annotated[str | None, typer.Option(help="auto, cpu, gpu, ...")]
 Precision = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16 (mixed).")]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the network first; takes minutes, pays in runs of hours."),
+]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", "--config", help="YAML with family, model and train.")]
 Validation = Annotated[Path | None, typer.Option("--val", help="Other crystals, for a validation loss.")]
 
@@ -44,6 +48,7 @@ def train(
     devices: Devices = None,
     accelerator: Accelerator = None,
     precision: Precision = None,
+    compile_network: Compile = None,
 ) -> None:
     """Train a model on your crystals, or go on with a run that stopped."""
     changes: dict[str, Any] = {
@@ -54,6 +59,7 @@ def train(
         "devices": devices,
         "accelerator": accelerator,
         "precision": precision,
+        "compile": compile_network,
     }
     from euhedral.train import run
 
@@ -96,6 +102,7 @@ def finetune(
     devices: Devices = None,
     accelerator: Accelerator = None,
     precision: Precision = None,
+    compile_network: Compile = None,
 ) -> None:
     """Start from a trained model and go on training on your crystals; resume with `euhedral train --resume`."""
     from euhedral.sample.generate import find_weights
@@ -111,6 +118,7 @@ def finetune(
         "devices": devices,
         "accelerator": accelerator,
         "precision": precision,
+        "compile": compile_network,
     }
     console = _console()
     chosen = _recipe(recipe, changes)

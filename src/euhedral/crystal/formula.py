@@ -161,6 +161,11 @@ def _checked_text(formula: str) -> str:
     text = "".join(formula.translate(_PLAIN_DIGITS).split())
     if not text:
         raise RequestError("the formula is empty; expected something like LiMnO2 or Ca3(PO4)2")
+    if (decimal := re.search(r"[0-9]*\.[0-9]+", text)) is not None:
+        raise RequestError(
+            f"formula '{formula}' cannot be read at '{decimal[0]}': counts must be whole; multiply the formula until they "
+            "are (added molecules go in brackets, as in CuSO4(H2O)5)"
+        )
     return text
 
 

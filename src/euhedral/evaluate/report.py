@@ -292,6 +292,10 @@ def read_metrics(path: str | Path) -> Report:
         file = file / METRICS_FILE
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no report at '{path}' (no {METRICS_FILE}); make one with: euhedral evaluate SAMPLES --report {path}"
+        ) from None
     except OSError as error:
         raise DataError(f"cannot read the report '{path}': {error.strerror or error}") from None
     except ValueError as error:

@@ -76,7 +76,7 @@ class Settings:
         if self.workers < 1:
             raise ConfigError(f"workers must be at least 1, not {self.workers}")
         if not self.seconds_per_crystal > 0:
-            raise ConfigError(f"seconds_per_crystal must be positive, not {self.seconds_per_crystal}")
+            raise ConfigError(f"the time limit must be a positive number of seconds, not {self.seconds_per_crystal:g}")
 
     @property
     def cache_folder(self) -> Path | None:

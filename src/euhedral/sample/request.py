@@ -176,6 +176,8 @@ def _neutral_share(
 def _check_numbers(request: GenerationRequest) -> None:
     if not 1 <= request.n <= MOST_CRYSTALS:
         raise RequestError(f"-n must be between 1 and {MOST_CRYSTALS:,}, not {request.n}")
+    if request.z is not None and request.z < 1:
+        raise RequestError(f"z counts the formula units of a cell, so that it is at least 1, not {request.z}")
     if not 1 <= request.steps <= 10_000:
         raise RequestError(f"--steps must be between 1 and 10,000, not {request.steps}")
     if not (math.isfinite(request.guidance) and 0 <= request.guidance <= 100):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import shutil
 import signal
 import threading
 import warnings
@@ -113,6 +114,8 @@ def _fit(out: Path, spec: RunSpec, console: Console | None) -> Path:
     state = load_state(out / STATE) if (out / STATE).is_file() else None
     progress = state.progress if state is not None else Progress()
     model = _initial_model(spec)
+    if config.compile:
+        compile_networks(model, on_cpu=not _has_gpu(config))
     with _quiet():
         trainer = _trainer(config, out)
         batches = batches_of(
@@ -194,6 +197,23 @@ def _initial_model(spec: RunSpec) -> GenerativeModel:
 
         model.load_state_dict(load_model(spec.base).model.state_dict())
     return model.train()
+
+
+def compile_networks(model: GenerativeModel, *, on_cpu: bool) -> None:
+    """Compile the networks of a model where they are; weights and their names stay as they are.
+
+    Sizes of batches and cells are left open, so that it happens once and not for each atom count.
+
+    Raises:
+        ConfigError: on a CPU without a C++ compiler.
+    """
+    compilers = [os.environ.get("CXX"), "g++", "clang++"]
+    if on_cpu and not any(name and shutil.which(name) for name in compilers):
+        raise ConfigError(
+            "compiling the network takes a C++ compiler; install g++ or clang++, or train without --compile"
+        )
+    for network in model.children():
+        network.compile(dynamic=True)
 
 
 def _matching_data(store: CrystalStore, batches: Any, progress: Any, out: Path) -> Any:
