@@ -164,7 +164,8 @@ def work(
                     {**state, **tensors, "average": average, "seconds": state["seconds"] + time.time() - begun},
                 )
         steps, crystals, losses = 0, 0, []
-        if over:
+        parent = torch.multiprocessing.parent_process()
+        if over or (parent is not None and not parent.is_alive()):  # killed, it would leave the workers to themselves
             return
 
 
