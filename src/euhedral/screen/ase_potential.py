@@ -1,0 +1,150 @@
+"""Any ASE calculator as a potential, and the universal ones that are known by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from euhedral.crystal.convert import to_ase
+from euhedral.errors import ConfigError, EuhedralError
+from euhedral.screen.chgnet_potential import WEIGHTS, ChgnetPotential
+from euhedral.screen.potential import EV_PER_A3_IN_GPA, Potential, Prediction
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+    from euhedral.crystal.batch import CrystalBatch
+
+
+class AsePotential:
+    """An ASE calculator, one crystal after the other.
+
+    Args:
+        calculator: must give energies and forces; without stresses only the atoms can be relaxed.
+        name: model and version, for records; the calculator's class by default.
+    """
+
+    def __init__(self, calculator: Calculator, *, name: str | None = None) -> None:
+        self.calculator = calculator
+        self.name = name or f"ASE {type(calculator).__module__}.{type(calculator).__name__}"
+
+    def predict(self, batch: CrystalBatch, *, keys: Sequence[Hashable] | None = None) -> Prediction:
+        """Energy, forces and stress; see `Potential`. A calculator that raises gives no energy and its message."""
+        energies, forces, stresses, reasons = [], [], [], []
+        for crystal in batch.to("cpu").to(torch.float64):
+            try:
+                energy, force, stress, reason = *self._of_crystal(crystal), None
+            # Calculators raise whatever their codes do; it concerns this crystal only.
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"[:300]
+                energy = torch.tensor(torch.nan, dtype=torch.float64)
+                force, stress = torch.full_like(crystal.frac, torch.nan), torch.full_like(crystal.cell[0], torch.nan)
+            energies.append(energy)
+            forces.append(force)
+            stresses.append(stress)
+            reasons.append(reason)
+        return Prediction(
+            energy_per_atom=torch.stack(energies) if energies else torch.zeros(0, dtype=torch.float64),
+            forces=torch.cat(forces) if forces else torch.zeros(0, 3, dtype=torch.float64),
+            stress_gpa=torch.stack(stresses) if stresses else torch.zeros(0, 3, 3, dtype=torch.float64),
+            reasons=tuple(reasons),
+        )
+
+    def _of_crystal(self, crystal: CrystalBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        from ase.calculators.calculator import PropertyNotImplementedError
+
+        (atoms,) = to_ase(crystal)
+        atoms.calc = self.calculator
+        energy = torch.tensor(float(atoms.get_potential_energy()) / len(atoms), dtype=torch.float64)
+        forces = torch.as_tensor(atoms.get_forces(), dtype=torch.float64)
+        try:
+            stress = torch.as_tensor(atoms.get_stress(voigt=False), dtype=torch.float64) * EV_PER_A3_IN_GPA
+        except PropertyNotImplementedError:
+            stress = torch.full((3, 3), torch.nan, dtype=torch.float64)
+        return energy, forces, stress
+
+
+def make_potential(given: Potential | Calculator | Callable[[], Any] | str, *, device: str = "cpu") -> Potential:
+    """A potential from what a user may give.
+
+    Args:
+        given: a name of `potential_names`, a `Potential`, an ASE calculator, or a function that makes one of these.
+        device: for potentials given by name.
+
+    Raises:
+        ConfigError: on an unknown name, or something else that is no potential.
+        EuhedralError: if the package of a name is not installed.
+    """
+    if isinstance(given, str):
+        return _by_name(given, device)
+    if isinstance(given, Potential) and not inspect.isclass(given):
+        return given
+    if hasattr(given, "get_potential_energy") and not inspect.isclass(given):
+        return AsePotential(given)  # pyright: ignore[reportArgumentType]
+    if callable(given):
+        made: Any = given()
+        if not callable(made) or isinstance(made, Potential):
+            return make_potential(made, device=device)
+    raise ConfigError(
+        f"a potential is a name, a Potential, an ASE calculator or a function that makes one, not {given!r}"
+    )
+
+
+def potential_names() -> tuple[str, ...]:
+    """Names that `make_potential` knows."""
+    return (*_CHGNET, *_CALCULATORS)
+
+
+def _by_name(name: str, device: str) -> Potential:
+    if name in _CHGNET:
+        return ChgnetPotential(_CHGNET[name], device=device)
+    if name not in _CALCULATORS:
+        raise ConfigError(f"no potential is called {name!r}; there are {', '.join(potential_names())}")
+    make, install = _CALCULATORS[name]
+    try:
+        calculator, title = make(device)
+    except ImportError as error:
+        raise EuhedralError(f"the potential {name!r} needs another package: pip install {install} ({error})") from error
+    return AsePotential(calculator, name=title)
+
+
+def _mace(device: str) -> tuple[Calculator, str]:
+    calculator = import_module("mace.calculators").mace_mp(model="medium-mpa-0", device=device, default_dtype="float64")
+    return calculator, f"MACE-MPA-0 medium (mace-torch {_version('mace-torch')})"
+
+
+def _sevenn(device: str) -> tuple[Calculator, str]:
+    calculator = import_module("sevenn.calculator").SevenNetCalculator("7net-0", device=device)
+    return calculator, f"SevenNet-0 (sevenn {_version('sevenn')})"
+
+
+def _orb(device: str) -> tuple[Calculator, str]:
+    calculator = import_module("orb_models.forcefield.inference.calculator").ORBCalculator
+    model, adapter = import_module("orb_models.forcefield.pretrained").orb_v3_conservative_inf_omat(device=device)
+    title = f"ORB v3 conservative inf OMat (orb-models {_version('orb-models')})"
+    return calculator(model, atoms_adapter=adapter, device=device), title
+
+
+def _mattersim(device: str) -> tuple[Calculator, str]:
+    calculator = import_module("mattersim.forcefield").MatterSimCalculator(device=device)
+    return calculator, f"MatterSim default (mattersim {_version('mattersim')})"
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+_CHGNET: Mapping[str, str] = {"chgnet": "0.3.0", "chgnet-r2scan": "r2scan"}
+assert set(_CHGNET.values()) == set(WEIGHTS)
+_CALCULATORS: Mapping[str, tuple[Callable[[str], tuple[Any, str]], str]] = {
+    "mace": (_mace, "mace-torch"),
+    "sevenn": (_sevenn, "sevenn"),
+    "orb": (_orb, '"orb-models>=0.6"'),
+    "mattersim": (_mattersim, "mattersim"),
+}
