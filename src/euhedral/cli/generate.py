@@ -201,5 +201,5 @@ def _print_table(console: Console, run: RunFolder, summary: dict[str, Any]) -> N
     for name, share in summary["constraints"].items():
         console.print(f"{name}: {share['met']} of {share['total']} ({share['kind']})")
     for name, value in summary["request"]["properties"].items():
-        console.print(f"{name}: {value:g} asked for (soft), not counted: that takes a calculation of the crystals")
+        console.print(f"{name}: {value:g} asked for (soft); judged by: euhedral evaluate {run.path} --values TABLE")
     console.print(f"{summary['seconds_total']:.1f} s; open {run.path / 'index.html'} in a browser to turn the cells")

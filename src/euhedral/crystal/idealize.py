@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import change_cell, wrap, wrap_centered
 from euhedral.crystal.symmetry import ReducedCell, reduced_cells
+from euhedral.crystal.symmetry_search import Operations, SearchRequest, symmetry_operations
 from euhedral.errors import CrystalError
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def idealized(batch: CrystalBatch, tolerances: Sequence[float]) -> CrystalBatch:
+def idealized(
+    batch: CrystalBatch,
+    tolerances: Sequence[float],
+    *,
+    operations: Callable[[SearchRequest], Operations] = symmetry_operations,
+) -> CrystalBatch:
     """Each crystal with exactly the symmetry that moyopy finds at the loosest tolerance at which it finds any.
 
     The crystal is averaged over the operations (R, t) of the space group found: f_j <- mean of R f_i + t over the atoms
@@ -29,6 +35,8 @@ def idealized(batch: CrystalBatch, tolerances: Sequence[float]) -> CrystalBatch:
     Args:
         batch: crystals.
         tolerances: in Å, tried from the loosest.
+        operations: what searches; it raises CrystalError where there is nothing to be found. moyopy itself may search a
+            distorted cell for ever (`data.symmetry_worker` ends that).
 
     Raises:
         CrystalError: on a tolerance that is not above 0.
@@ -38,21 +46,22 @@ def idealized(batch: CrystalBatch, tolerances: Sequence[float]) -> CrystalBatch:
     ordered = sorted(tolerances, reverse=True)
     crystals = []
     for crystal, cell in zip(batch, reduced_cells(batch), strict=True):
-        found = None if isinstance(cell, CrystalError) else _idealized(cell, ordered)
+        found = None if isinstance(cell, CrystalError) else _idealized(cell, ordered, operations)
         crystals.append(crystal if found is None else found.to(batch.cell.dtype).to(batch.cell.device))
     return CrystalBatch.concat(crystals)
 
 
-def _idealized(cell: ReducedCell, tolerances: Sequence[float]) -> CrystalBatch | None:
+def _idealized(
+    cell: ReducedCell, tolerances: Sequence[float], operations: Callable[[SearchRequest], Operations]
+) -> CrystalBatch | None:
     """The symmetric crystal in the cell as it was given; None where no symmetry is found."""
     reduced = cell.crystal
     for tolerance in tolerances:
         try:
-            dataset = cell.dataset(tolerance)
+            found = operations(cell.request(tolerance))
         except CrystalError:
             continue
-        rotations = torch.tensor(dataset.operations.rotations, dtype=torch.float64)
-        translations = torch.tensor(dataset.operations.translations, dtype=torch.float64)
+        rotations, translations = (torch.tensor(part, dtype=torch.float64) for part in found)
         if len(rotations) == 1:
             continue
         frac = _averaged_positions(reduced, rotations, translations)

@@ -1,14 +1,26 @@
-"""moyopy's search for the symmetry of one cell; without torch, so that a process that only searches starts quickly."""
+"""moyopy's search for the symmetry of a cell, and what is read of its dataset.
+
+Nothing but moyopy is imported, so that a process that only searches starts in a tenth of a second.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from euhedral.errors import CrystalError
 
 if TYPE_CHECKING:
     from moyopy import MoyoDataset
+
+SearchRequest = tuple[list[list[float]], list[list[float]], list[int], float]
+"""Arguments of `search`."""
+Operations = tuple[Sequence[Sequence[Sequence[int]]], Sequence[Sequence[float]]]
+"""Rotations, (operations, 3, 3), and translations, (operations, 3), as plain numbers."""
+Found = tuple[Any, str | None]
+"""What was found for one crystal, and the reason where nothing was."""
 
 
 def search(cell: list[list[float]], frac: list[list[float]], species: list[int], symprec: float) -> MoyoDataset:
@@ -36,3 +48,52 @@ def search(cell: list[list[float]], frac: list[list[float]], species: list[int],
         if type(error).__name__ != "PanicException":
             raise
         raise CrystalError(f"the symmetry search failed at {symprec:g} Å: {error}") from error
+
+
+def load_moyopy() -> None:
+    """Import what a search needs."""
+    import moyopy  # noqa: F401
+
+
+def symmetry_operations(request: SearchRequest) -> Operations:
+    """The operations of the space group of a cell, on its fractional coordinates; arguments and errors as `search`."""
+    operations = search(*request).operations
+    return operations.rotations, operations.translations
+
+
+def space_group_numbers(requests: Sequence[SearchRequest]) -> list[Found]:
+    """Number of the space group of each cell, 1 to 230."""
+    return [_read(request, lambda dataset: dataset.number) for request in requests]
+
+
+def wyckoff_orbits(requests: Sequence[SearchRequest]) -> list[Found]:
+    """(number of the space group, letters of the orbits of each element) of each cell, as in `evaluate.wyckoff`.
+
+    Of the names that the Euclidean normaliser of the group gives the same orbits, the first in alphabetical order.
+    """
+    return [_read(request, _orbits) for request in requests]
+
+
+def _read(request: SearchRequest, read: Callable[[MoyoDataset], Any]) -> Found:
+    try:
+        return read(search(*request)), None
+    except CrystalError as error:
+        return None, str(error)
+    # Whatever moyopy raises while its dataset is read is the outcome of this crystal, with its reason.
+    except Exception as error:
+        return None, f"the symmetry found at {request[-1]:g} Å cannot be read: {error}"
+
+
+def _orbits(dataset: MoyoDataset) -> tuple[int, tuple[str, ...]]:
+    species = dataset.std_cell.numbers
+    choices = (positions for _, positions in dataset.normalizer_wyckoff_positions().coset_representatives)
+    return dataset.number, min(_letters(species, positions) for positions in choices)
+
+
+def _letters(species: Sequence[int], positions: Sequence[Any]) -> tuple[str, ...]:
+    """Letters of each element's orbits, without the elements; an orbit has as many atoms as its multiplicity."""
+    atoms = Counter((z, p.letter, p.multiplicity) for z, p in zip(species, positions, strict=True))
+    letters: defaultdict[int, list[str]] = defaultdict(list)
+    for (z, letter, multiplicity), count in atoms.items():
+        letters[z] += [letter] * (count // multiplicity)
+    return tuple(sorted("".join(sorted(own)) for own in letters.values()))

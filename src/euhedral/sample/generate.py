@@ -14,6 +14,7 @@ import torch
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import smallest_distance
 from euhedral.crystal.idealize import idealized
+from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.models.base import SampleRequest
 from euhedral.models.conditions import Conditions
@@ -71,6 +72,7 @@ class Generator:
                     layer.to(torch.bfloat16)
         self.meta = meta
         self.digest = digest
+        self._symmetry = SymmetryWorker()
         try:
             self.capabilities = Capabilities.from_meta(meta)
         except (KeyError, TypeError, ValueError) as error:
@@ -142,7 +144,7 @@ class Generator:
             )
             with fast_precision(self.device):
                 crystals = self.model.sample(request, rng=rng).to("cpu")
-            parts.append(_onto_symmetry(crystals) if idealize else crystals)
+            parts.append(self._onto_symmetry(crystals) if idealize else crystals)
         position = torch.empty(len(order), dtype=torch.int64)
         position[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
         return CrystalBatch.concat(parts)[position]
@@ -202,16 +204,15 @@ class Generator:
                 place[bad] = len(crystals) + torch.arange(len(bad))
                 crystals = CrystalBatch.concat([crystals, again])[place]
         if resolved.request.idealize:
-            crystals = _onto_symmetry(crystals)
+            crystals = self._onto_symmetry(crystals)
         return Chunk(indices=planned.indices, crystals=crystals, redrawn=redrawn)
 
-
-def _onto_symmetry(crystals: CrystalBatch) -> CrystalBatch:
-    """Crystals with the symmetry that they nearly have, those left alone in which atoms would come to overlap."""
-    symmetric = idealized(crystals, IDEALIZATION)
-    keep = (smallest_distance(symmetric) > OVERLAP) | ~(smallest_distance(crystals) > OVERLAP)
-    place = torch.arange(len(crystals)) + len(crystals) * keep
-    return CrystalBatch.concat([crystals, symmetric])[place]
+    def _onto_symmetry(self, crystals: CrystalBatch) -> CrystalBatch:
+        """Crystals with the symmetry that they nearly have, those left alone in which atoms would come to overlap."""
+        symmetric = idealized(crystals, IDEALIZATION, operations=self._symmetry.operations)
+        keep = (smallest_distance(symmetric) > OVERLAP) | ~(smallest_distance(crystals) > OVERLAP)
+        place = torch.arange(len(crystals)) + len(crystals) * keep
+        return CrystalBatch.concat([crystals, symmetric])[place]
 
 
 def _equal_runs(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:

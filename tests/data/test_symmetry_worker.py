@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.idealize import idealized
+from euhedral.crystal.symmetry import reduced_cells
+from euhedral.crystal.symmetry_search import symmetry_operations
+from euhedral.data.symmetry_worker import SymmetryWorker
+from euhedral.errors import CrystalError
+from euhedral.testing.crystals import rock_salt
+
+
+def endless() -> CrystalBatch:
+    """Three atoms of a generated crystal on which moyopy 0.21 does not end at 0.5 Å."""
+    cell = [
+        [2.7325379848480225, -0.7128095626831055, -0.24771113693714142],
+        [-0.7128096222877502, 2.749319553375244, -0.11743372678756714],
+        [-0.24771113693714142, -0.11743371188640594, 7.80712366104126],
+    ]
+    frac = [
+        [0.5972997546195984, 0.3657737374305725, 0.8722326159477234],
+        [0.9367154836654663, 0.9831535816192627, 0.5440952777862549],
+        [0.2648273706436157, 0.8303986191749573, 0.18292154371738434],
+    ]
+    return CrystalBatch.from_crystals(
+        [(torch.tensor(cell, dtype=torch.float64), torch.tensor(frac, dtype=torch.float64), [41, 41, 41])]
+    )
+
+
+def test_a_search_without_end_is_ended_and_the_next_one_runs() -> None:
+    worker = SymmetryWorker(seconds=1.0)
+    try:
+        (cell,) = reduced_cells(endless())
+        assert not isinstance(cell, CrystalError)
+        with pytest.raises(CrystalError, match="not decided within 1 s"):
+            worker.operations(cell.request(0.5))
+        (salt,) = reduced_cells(rock_salt())
+        assert not isinstance(salt, CrystalError)
+        rotations, translations = worker.operations(salt.request(0.1))
+        assert (rotations, translations) == symmetry_operations(salt.request(0.1)) and len(rotations) == 48
+    finally:
+        worker.close()
+
+
+def test_a_crystal_whose_search_has_no_end_gets_the_symmetry_of_a_tighter_tolerance() -> None:
+    worker = SymmetryWorker(seconds=1.0)
+    try:
+        found = idealized(endless(), (0.5, 0.1), operations=worker.operations)
+        assert torch.allclose(found.cell, idealized(endless(), (0.1,)).cell)
+        with pytest.raises(CrystalError, match="too close"):
+            (cell,) = reduced_cells(rock_salt())
+            worker.operations(cell.request(5.0))  # type: ignore[union-attr]
+    finally:
+        worker.close()
