@@ -12,10 +12,8 @@ import torch
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.data.samples import from_batch
 from euhedral.evaluate import context as context_module
-from euhedral.evaluate import crystal_map
 from euhedral.evaluate.cache import ResultCache
 from euhedral.evaluate.context import Context, NotMeasurable
-from euhedral.evaluate.crystal_map import map_crystals
 from euhedral.evaluate.protocols import DATASETS
 
 
@@ -115,19 +113,6 @@ def test_what_was_not_given_is_named() -> None:
         context.references()
     with pytest.raises(NotMeasurable, match="--train"):
         context.known()
-
-
-def test_crystals_are_mapped_in_order_by_one_or_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = cubes([2.0 + i / 100 for i in range(40)])
-    monkeypatch.setattr(crystal_map, "CHUNK", 8)
-    monkeypatch.setattr(crystal_map, "WORTH_A_PROCESS", 16)
-    expected = volumes(batch, 2.0)
-    for workers in (1, 2):
-        seen: list[int] = []
-        found = map_crystals(
-            volumes, batch, (2.0,), workers=workers, lost=b"", progress=lambda done, _, seen=seen: seen.append(done)
-        )
-        assert found == expected and seen == [8, 16, 24, 32, 40]
 
 
 def test_importing_the_evaluator_loads_no_heavy_package() -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from pymatgen.symmetry.groups import SpaceGroup
 
+from euhedral.crystal import symmetry_search
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError
+from euhedral.evaluate import symmetry_tasks
 from euhedral.evaluate.symmetry import (
     SymmetrySummary,
     crystal_system,
@@ -18,6 +20,7 @@ from euhedral.evaluate.symmetry import (
     summarize_space_groups,
     summarize_symmetry,
 )
+from evaluate import hesitant
 
 
 def cscl(shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> CrystalBatch:
@@ -158,3 +161,56 @@ def test_subgroups_are_among_those_of_the_international_tables(number: int) -> N
 def test_a_request_that_is_none_is_refused(requested: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         requested_space_groups(cscl(), requested)  # type: ignore[arg-type]
+
+
+def with_metal(number: int) -> CrystalBatch:
+    crystal = cscl()
+    crystal.species[0] = number
+    return crystal
+
+
+def test_a_search_that_hangs_or_dies_is_a_record_and_spares_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symmetry_search, "space_group_numbers", hesitant.space_group_numbers)
+    monkeypatch.setattr(symmetry_tasks, "CRYSTALS_AT_ONCE", 4)
+    batch = CrystalBatch.concat(
+        [cscl(), with_metal(hesitant.HANGS), lowest(), cscl(), with_metal(hesitant.DIES), lowest()]
+    )
+    seen: list[tuple[int, int]] = []
+    found = find_space_groups(
+        batch,
+        symprec=0.01,
+        workers=2,
+        seconds_per_crystal=1.0,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert found.numbers.tolist() == [221, 0, 1, 221, 0, 1]
+    assert found.reasons == (
+        None,
+        "not decided within 1 s",
+        None,
+        None,
+        "the worker process ended (memory?)",
+        None,
+    )
+    assert seen[-1] == (6, 6) and len(seen) == 2
+    summary = summarize_space_groups(found)
+    assert summary.crystals == 6 and [i for i, _ in summary.failures] == [1, 4]
+
+
+def test_crystals_that_are_not_searched_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("no process is needed")
+
+    monkeypatch.setattr("euhedral.data.worker._start", forbidden)
+    broken, close = cscl(), cscl()
+    broken.frac[0, 0] = math.nan
+    close.frac[1] = 0.001
+    found = find_space_groups(CrystalBatch.concat([broken, close]))
+    assert found.numbers.tolist() == [0, 0] and "too close" in str(found.reasons[1])
+
+
+def test_time_and_workers_are_positive() -> None:
+    with pytest.raises(ConfigError, match="seconds_per_crystal"):
+        find_space_groups(cscl(), seconds_per_crystal=0.0)
+    with pytest.raises(ConfigError, match="workers"):
+        find_space_groups(cscl(), workers=0)

@@ -196,7 +196,7 @@ def test_a_crystal_without_a_template_says_why(monkeypatch: pytest.MonkeyPatch) 
     from euhedral.evaluate import wyckoff
     from euhedral.evaluate.wyckoff import TemplateRecord
 
-    def none(batch: CrystalBatch, *, symprec: float) -> list[TemplateRecord]:
+    def none(batch: CrystalBatch, **_: object) -> list[TemplateRecord]:
         return [TemplateRecord(template=None, reason="no symmetry at all")] * len(batch)
 
     monkeypatch.setattr(wyckoff, "wyckoff_templates", none)

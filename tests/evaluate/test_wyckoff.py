@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+from euhedral.crystal import symmetry_search
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError
 from euhedral.evaluate.wyckoff import WyckoffTemplate, known_templates, template_novelty, wyckoff_templates
 from euhedral.testing.crystals import diamond, perovskite, prototypes, rock_salt, rock_salt_conventional
+from evaluate import hesitant
 
 EXPECTED = {
     "rock_salt": (225, ("a", "b")),
@@ -94,3 +96,11 @@ def test_no_crystals_and_no_tolerance() -> None:
     assert math.isnan(template_novelty(CrystalBatch.empty(), frozenset()).share)
     with pytest.raises(ConfigError, match="symprec"):
         wyckoff_templates(rock_salt(), symprec=0.0)
+
+
+def test_a_template_that_takes_too_long_is_a_record_and_spares_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symmetry_search, "wyckoff_orbits", hesitant.wyckoff_orbits)
+    batch = CrystalBatch.concat([rock_salt(), rock_salt(hesitant.HANGS, 9), perovskite()])
+    records = wyckoff_templates(batch, seconds_per_crystal=1.0)
+    assert [record.reason for record in records] == [None, "not decided within 1 s", None]
+    assert [str(record.template) for record in records] == ["225: a | b", "None", "221: a | b | c"]

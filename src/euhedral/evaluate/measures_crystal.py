@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from euhedral.evaluate import wyckoff
 from euhedral.evaluate.bootstrap import statistic_interval
 from euhedral.evaluate.context import Context, Measured, make_figure
-from euhedral.evaluate.crystal_map import map_crystals
 from euhedral.evaluate.histograms import categories, simple_distributions
 from euhedral.evaluate.report import Distribution, Failure, Figure
-from euhedral.evaluate.symmetry import SymmetrySummary, space_group_distance
+from euhedral.evaluate.symmetry import (
+    SpaceGroups,
+    SymmetrySummary,
+    find_space_groups,
+    space_group_distance,
+    summarize_space_groups,
+)
 from euhedral.evaluate.validity import (
     CompositionRule,
     CompositionVerdict,
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
 
 _SYMMETRY_VERSION = 1
 _TEMPLATE_VERSION = 2
-_LOST = b"finding it ended the worker process (memory?)"
 _STRUCTURE_VERSION = 1
 
 
@@ -133,12 +139,12 @@ def measure_validity(context: Context, settings: Mapping[str, Any]) -> Measured:
 def measure_symmetry(context: Context, settings: Mapping[str, Any]) -> Measured:
     """Share of P1, and the distance of the space groups to those of the reference."""
     symprec = float(settings["symprec"])
-    own, numbers = _space_groups(context, context.samples, symprec)
-    other = None
+    groups = _space_groups(context, context.samples, symprec)
+    own, other = summarize_space_groups(groups), None
     note = f"moyopy, symprec {symprec:g} Å"
-    figures = [context.share("symmetry.p1", np.array(numbers) == 1, note=note, better="lower")]
+    figures = [context.share("symmetry.p1", groups.numbers == 1, note=note, better="lower")]
     if context.reference is not None:
-        other, _ = _space_groups(context, context.reference, symprec)
+        other = summarize_space_groups(_space_groups(context, context.reference, symprec))
         figures.append(
             context.share(
                 "symmetry.p1_reference", other.numbers.get(1, 0), other.crystals, note=f"the reference; {note}"
@@ -153,14 +159,14 @@ def measure_symmetry(context: Context, settings: Mapping[str, Any]) -> Measured:
             if unbuildable(context, context.samples)[i] is None
         ),
         distributions=_symmetry_distributions(own, other),
-        columns={"space_group": [number or None for number in numbers]},
+        columns={"space_group": [number or None for number in groups.numbers.tolist()]},
         tools={"space groups": own.tool},
     )
 
 
 def space_group_numbers(context: Context, samples: Samples, symprec: float) -> list[int]:
     """Space-group number of each crystal, 0 where none was found."""
-    return _space_groups(context, samples, symprec)[1]
+    return _space_groups(context, samples, symprec).numbers.tolist()
 
 
 def _right_handed(context: Context) -> np.ndarray:
@@ -176,35 +182,37 @@ def _simple(context: Context) -> tuple[Distribution, ...]:
     return simple_distributions(own, other)
 
 
-def _space_groups(context: Context, samples: Samples, symprec: float) -> tuple[SymmetrySummary, list[int]]:
-    """Summary, and the number of each crystal (0 where none was found)."""
+def _space_groups(context: Context, samples: Samples, symprec: float) -> SpaceGroups:
+    """Space group of each crystal, found once."""
 
-    def find() -> tuple[SymmetrySummary, list[int]]:
-        from importlib.metadata import version
-
-        tool = f"moyopy {version('moyopy')}"
-        sound = buildable(context, samples)
-
-        def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
-            return map_crystals(
-                find_groups, part, (symprec,), workers=context.workers, lost=b"0 " + _LOST, progress=progress
-            )
-
-        batch = samples.crystals if len(sound) == len(samples) else samples.crystals[sound]
-        settings = {"symprec": symprec, "tool": tool}
-        texts = context.for_each("space group", _SYMMETRY_VERSION, settings, batch, compute, stage="symmetry")
-        numbers = [0] * len(samples)
-        failures = {i: reason for i, reason in enumerate(unbuildable(context, samples)) if reason is not None}
-        for i, text in zip(sound, texts, strict=True):
-            number, _, error = text.decode().partition(" ")
-            numbers[i] = int(number)
-            if error:
-                failures[i] = error
-        counts = {number: numbers.count(number) for number in sorted(set(numbers)) if number}
-        summary = SymmetrySummary(
-            crystals=len(samples), numbers=counts, failures=tuple(sorted(failures.items())), symprec=symprec, tool=tool
+    def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
+        found = find_space_groups(
+            part,
+            symprec=symprec,
+            workers=context.workers,
+            seconds_per_crystal=context.seconds_per_crystal,
+            progress=progress,
         )
-        return summary, numbers
+        return [
+            f"{number} {reason or ''}".encode() for number, reason in zip(found.numbers, found.reasons, strict=True)
+        ]
+
+    def find() -> SpaceGroups:
+        tool = f"moyopy {version('moyopy')}"
+        settings = {"symprec": symprec, "tool": tool}
+        texts = context.for_each(
+            "space group", _SYMMETRY_VERSION, settings, samples.crystals, compute, stage="symmetry"
+        )
+        split = [text.decode().partition(" ") for text in texts]
+        return SpaceGroups(
+            numbers=np.array([int(number) for number, _, _ in split], dtype=np.int64),
+            reasons=tuple(
+                problem or reason or None
+                for problem, (_, _, reason) in zip(unbuildable(context, samples), split, strict=True)
+            ),
+            symprec=symprec,
+            tool=tool,
+        )
 
     return context.once(("space groups", symprec, id(samples)), find)
 
@@ -274,14 +282,17 @@ def measure_templates(context: Context, settings: Mapping[str, Any]) -> Measured
 def _templates(context: Context, samples: Samples, symprec: float) -> list[tuple[str, str]]:
     """Wyckoff template of each crystal as text and, where there is none, why."""
 
+    def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
+        records = wyckoff.wyckoff_templates(
+            part,
+            symprec=symprec,
+            workers=context.workers,
+            seconds_per_crystal=context.seconds_per_crystal,
+            progress=progress,
+        )
+        return [f"{record.template or ''}\t{record.reason or ''}".encode() for record in records]
+
     def find() -> list[tuple[str, str]]:
-        from importlib.metadata import version
-
-        def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
-            return map_crystals(
-                find_templates, part, (symprec,), workers=context.workers, lost=b"\t" + _LOST, progress=progress
-            )
-
         settings = {"symprec": symprec, "tool": f"moyopy {version('moyopy')}"}
         found = context.for_each(
             "wyckoff template", _TEMPLATE_VERSION, settings, samples.crystals, compute, stage="wyckoff templates"
@@ -290,18 +301,3 @@ def _templates(context: Context, samples: Samples, symprec: float) -> list[tuple
         return [(template, reason) for template, _, reason in split]
 
     return context.once(("templates", symprec, id(samples)), find)
-
-
-def find_groups(batch: CrystalBatch, symprec: float) -> list[bytes]:
-    """Space-group number and, where there is none, why; body of a worker process."""
-    from euhedral.crystal.symmetry import space_group
-
-    return [f"{group.number} {group.error or ''}".encode() for group in space_group(batch, symprec=symprec)]
-
-
-def find_templates(batch: CrystalBatch, symprec: float) -> list[bytes]:
-    """Wyckoff template of each crystal, a tab and, where there is none, why; body of a worker process."""
-    from euhedral.evaluate.wyckoff import wyckoff_templates
-
-    records = wyckoff_templates(batch, symprec=symprec)
-    return [f"{record.template or ''}\t{record.reason or ''}".encode() for record in records]

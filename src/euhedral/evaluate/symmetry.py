@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from euhedral.crystal import symmetry_search
 from euhedral.errors import ConfigError
-from euhedral.evaluate.validity import construction_problems
+from euhedral.evaluate.symmetry_tasks import Progress, search_each
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
 
     from euhedral.crystal.batch import CrystalBatch
@@ -125,32 +125,52 @@ def crystal_system(number: int) -> str:
     raise ConfigError(f"space groups have numbers 1 to 230, not {number}")
 
 
-def summarize_symmetry(batch: CrystalBatch, *, symprec: float = 0.1) -> SymmetrySummary:
-    """Space groups of all crystals by moyopy.
+def summarize_symmetry(
+    batch: CrystalBatch, *, symprec: float = 0.1, workers: int = 1, seconds_per_crystal: float = 30.0
+) -> SymmetrySummary:
+    """Space groups of all crystals by moyopy; arguments and errors as in `find_space_groups`."""
+    return summarize_space_groups(
+        find_space_groups(batch, symprec=symprec, workers=workers, seconds_per_crystal=seconds_per_crystal)
+    )
+
+
+def find_space_groups(
+    batch: CrystalBatch,
+    *,
+    symprec: float = 0.1,
+    workers: int = 1,
+    seconds_per_crystal: float = 30.0,
+    progress: Progress | None = None,
+) -> SpaceGroups:
+    """Space group of each crystal by moyopy.
 
     Args:
         batch: crystals.
         symprec: tolerance in Å; 0.1 is for generated crystals, 0.01 for relaxed or known ones.
+        workers: processes, one thread each.
+        seconds_per_crystal: a crystal that takes longer is ended and gets that reason.
+        progress: called with (done, total) in the calling thread.
 
     Raises:
-        ConfigError: if `symprec` is not positive.
+        ConfigError: if `symprec` or the time is not positive, or on no workers.
+        EuhedralError: if worker processes cannot be started.
     """
-    return summarize_space_groups(find_space_groups(batch, symprec=symprec))
-
-
-def find_space_groups(batch: CrystalBatch, *, symprec: float = 0.1) -> SpaceGroups:
-    """Space group of each crystal by moyopy; arguments and errors as in `summarize_symmetry`."""
     from importlib.metadata import version
 
-    from euhedral.crystal.symmetry import space_group
-
-    _check_symprec(symprec)
-    reasons = construction_problems(batch)
-    numbers = np.zeros(len(batch), dtype=np.int64)
-    sound = [i for i, problem in enumerate(reasons) if problem is None]
-    for i, group in zip(sound, space_group(batch[sound], symprec=symprec) if sound else [], strict=True):
-        numbers[i], reasons[i] = group.number, group.error
-    return SpaceGroups(numbers=numbers, reasons=tuple(reasons), symprec=symprec, tool=f"moyopy {version('moyopy')}")
+    found = search_each(
+        symmetry_search.space_group_numbers,
+        batch,
+        symprec=symprec,
+        workers=workers,
+        seconds_per_crystal=seconds_per_crystal,
+        progress=progress,
+    )
+    return SpaceGroups(
+        numbers=np.array([number or 0 for number, _ in found], dtype=np.int64),
+        reasons=tuple(reason for _, reason in found),
+        symprec=symprec,
+        tool=f"moyopy {version('moyopy')}",
+    )
 
 
 def summarize_space_groups(groups: SpaceGroups) -> SymmetrySummary:
@@ -188,7 +208,12 @@ def space_group_distance(first: SymmetrySummary, second: SymmetrySummary) -> flo
 
 
 def requested_space_groups(
-    batch: CrystalBatch, requested: ArrayLike, *, symprecs: Sequence[float] = (0.01, 0.1)
+    batch: CrystalBatch,
+    requested: ArrayLike,
+    *,
+    symprecs: Sequence[float] = (0.01, 0.1),
+    workers: int = 1,
+    seconds_per_crystal: float = 30.0,
 ) -> dict[float, RequestedSymmetry]:
     """Whether each crystal has the space group asked for, at every tolerance.
 
@@ -196,6 +221,8 @@ def requested_space_groups(
         batch: crystals.
         requested: number 1 to 230, one for all or one a crystal, (crystals,).
         symprecs: tolerances in Å.
+        workers: processes, one thread each.
+        seconds_per_crystal: a crystal that takes longer is ended and gets that reason.
 
     Raises:
         ConfigError: on a number out of range, a count that differs or a tolerance that is not positive.
@@ -210,7 +237,7 @@ def requested_space_groups(
         raise ConfigError(f"space groups have numbers 1 to 230, not {wrong[0]}")
     outcomes = {}
     for symprec in symprecs:
-        groups = find_space_groups(batch, symprec=symprec)
+        groups = find_space_groups(batch, symprec=symprec, workers=workers, seconds_per_crystal=seconds_per_crystal)
         above = [0 != g != w and is_subgroup(int(w), int(g)) for w, g in zip(wanted, groups.numbers, strict=True)]
         outcomes[symprec] = RequestedSymmetry(
             requested=wanted,
@@ -243,8 +270,3 @@ def _translationengleiche_types(number: int) -> frozenset[int]:
     classes = moyopy.enumerate_translationengleiche_subgroups(group.rotations, group.translations)
     subgroups = [one.representative.operations for one in classes]
     return frozenset(moyopy.SpaceGroup(found.rotations, found.translations).number for found in subgroups)
-
-
-def _check_symprec(symprec: float) -> None:
-    if not symprec > 0:
-        raise ConfigError(f"symprec must be a positive length in Å, not {symprec}")

@@ -10,15 +10,14 @@ settings included. It does not depend on the cell in which the crystal is given.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from euhedral.errors import ConfigError, CrystalError
-from euhedral.evaluate.validity import construction_problems
+from euhedral.crystal import symmetry_search
+from euhedral.evaluate.symmetry_tasks import Progress, search_each
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,26 +77,30 @@ class TemplateNovelty:
         return len({r.template for r, novel in zip(self.records, self.novel, strict=True) if novel})
 
 
-def wyckoff_templates(batch: CrystalBatch, *, symprec: float = 0.1) -> list[TemplateRecord]:
-    """Template of each crystal by moyopy, one record a crystal.
-
-    Args:
-        batch: crystals.
-        symprec: tolerance in Å; 0.1 is for generated crystals, 0.01 for relaxed or known ones.
-
-    Raises:
-        ConfigError: if `symprec` is not positive.
-    """
-    from euhedral.crystal.symmetry import symmetry_datasets
-
-    if not symprec > 0:
-        raise ConfigError(f"symprec must be a positive length in Å, not {symprec}")
-    records = []
-    for problem, dataset in zip(construction_problems(batch), symmetry_datasets(batch, symprec), strict=True):
-        failed = problem or (str(dataset) if isinstance(dataset, CrystalError) else None)
-        template = None if failed is not None or isinstance(dataset, CrystalError) else _template(dataset)
-        records.append(TemplateRecord(template=template, reason=failed))
-    return records
+def wyckoff_templates(
+    batch: CrystalBatch,
+    *,
+    symprec: float = 0.1,
+    workers: int = 1,
+    seconds_per_crystal: float = 30.0,
+    progress: Progress | None = None,
+) -> list[TemplateRecord]:
+    """Template of each crystal by moyopy, one record a crystal; arguments and errors as in `symmetry.find_space_groups`."""
+    found = search_each(
+        symmetry_search.wyckoff_orbits,
+        batch,
+        symprec=symprec,
+        workers=workers,
+        seconds_per_crystal=seconds_per_crystal,
+        progress=progress,
+    )
+    return [
+        TemplateRecord(
+            template=None if reason is not None else WyckoffTemplate(space_group=answer[0], orbits=answer[1]),
+            reason=reason,
+        )
+        for answer, reason in found
+    ]
 
 
 def template_novelty(
@@ -124,20 +127,3 @@ def template_novelty(
 def known_templates(records: Sequence[TemplateRecord]) -> frozenset[WyckoffTemplate]:
     """The different templates of a reference; its crystals without one are left out."""
     return frozenset(record.template for record in records if record.template is not None)
-
-
-def _template(dataset: Any) -> WyckoffTemplate:
-    species = dataset.std_cell.numbers
-    choices = (positions for _, positions in dataset.normalizer_wyckoff_positions().coset_representatives)
-    return WyckoffTemplate(
-        space_group=dataset.number, orbits=min(_letters(species, positions) for positions in choices)
-    )
-
-
-def _letters(species: Sequence[int], positions: Sequence[Any]) -> tuple[str, ...]:
-    """Letters of each element's orbits, without the elements; an orbit has as many atoms as its multiplicity."""
-    atoms = Counter((z, p.letter, p.multiplicity) for z, p in zip(species, positions, strict=True))
-    letters: defaultdict[int, list[str]] = defaultdict(list)
-    for (z, letter, multiplicity), count in atoms.items():
-        letters[z] += [letter] * (count // multiplicity)
-    return tuple(sorted("".join(sorted(own)) for own in letters.values()))
