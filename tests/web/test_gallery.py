@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import stat
-from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import CrystalError, OutputError
 from euhedral.web.gallery import Card, formula_html, gallery_html, space_group_html, write_gallery
+from web.pages import Page
 
 HOSTILE = "<script>window.hacked=1</script></script><img src=x onerror=alert(1)>\"'&amp;{{cards}}</title><!--"
 CIF = "data_x\n_cell_length_a 4.2\n"
@@ -45,42 +44,6 @@ def card(**changes) -> Card:
         "crystal": mgo(),
     }
     return Card(**(values | changes))
-
-
-class Page(HTMLParser):
-    """Elements, their attributes, the text outside scripts, and the scripts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.text: list[str] = []
-        self._raw: str | None = None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value or "") for key, value in attrs]
-        if tag in ("script", "style"):
-            self._raw = tag
-            if tag == "script":
-                self.scripts.append((dict(attrs), ""))
-
-    def handle_endtag(self, tag):
-        if tag == self._raw:
-            self._raw = None
-
-    def handle_data(self, data):
-        if self._raw == "script":
-            attributes, text = self.scripts[-1]
-            self.scripts[-1] = (attributes, text + data)
-        elif self._raw is None:
-            self.text.append(data)
-
-    def data(self) -> dict:
-        return json.loads(next(text for attributes, text in self.scripts if attributes.get("id") == "data"))
 
 
 def page(*cards: Card, title: str = "Crystals", **options) -> Page:

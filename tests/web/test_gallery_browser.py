@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import torch
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.web.gallery import Card, write_gallery
+from web.pages import opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -66,24 +66,6 @@ def browsers() -> Iterator[dict[bool, Browser]]:
             browser.close()
 
 
-@contextmanager
-def opened(gallery: Path, browser: Browser, **options) -> Iterator[Page]:
-    """A page of the gallery; leaving it checks that nothing was logged, requested or run that should not be."""
-    noise: list[str] = []
-    context = browser.new_context(**({"viewport": {"width": 1200, "height": 850}} | options))
-    page = context.new_page()
-    page.on("console", lambda message: noise.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: noise.append(f"error: {error}"))
-    page.on("request", lambda request: noise.append(f"request: {request.url[:100]}"))
-    page.goto(gallery.as_uri())
-    yield page
-    hacked = page.evaluate("window.hacked") if options.get("java_script_enabled", True) else None
-    context.close()
-    own = f"request: {gallery.as_uri()}"
-    assert [line for line in noise if line != own and not line.startswith(("request: data:", "request: blob:"))] == []
-    assert hacked is None
-
-
 def texts(page: Page) -> list[str]:
     return page.locator(".card:visible h2").all_text_contents()
 
@@ -115,8 +97,7 @@ def test_cells_turn_under_the_mouse_with_one_canvas_for_all(gallery, browsers):
         assert picture.locator("img.snapshot").count() == 1, "a cell that was turned keeps its view"
         scrolled = page.evaluate("scrollY")
         page.mouse.wheel(0, 300)
-        page.wait_for_timeout(500)
-        assert page.evaluate("scrollY") > scrolled, "the wheel scrolls the page over a card"
+        page.wait_for_function("before => scrollY > before", arg=scrolled)  # the wheel scrolls the page over a card
 
 
 def test_large_view_by_mouse_and_keyboard(gallery, browsers):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
@@ -17,6 +16,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import OutputError
 from euhedral.evaluate.report import Anchor, Distribution, Failure, Figure, Parity, ProtocolResult, Report
 from euhedral.web.report import alike, number_html, report_html, write_report
+from web.pages import Page
 
 HOSTILE = "<script>window.hacked=1</script></script><img src=x onerror=alert(1)>\"'&amp;{{data}}</title><!--@text"
 
@@ -72,42 +72,6 @@ def report(text: str = "", **changes) -> Report:
         "created": f"2026{text}",
     }
     return Report(**(values | changes))
-
-
-class Page(HTMLParser):
-    """Elements, their attributes, the text outside scripts, and the scripts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.text: list[str] = []
-        self._raw: str | None = None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value or "") for key, value in attrs]
-        if tag in ("script", "style"):
-            self._raw = tag
-            if tag == "script":
-                self.scripts.append((dict(attrs), ""))
-
-    def handle_endtag(self, tag):
-        if tag == self._raw:
-            self._raw = None
-
-    def handle_data(self, data):
-        if self._raw == "script":
-            attributes, text = self.scripts[-1]
-            self.scripts[-1] = (attributes, text + data)
-        elif self._raw is None:
-            self.text.append(data)
-
-    def data(self) -> list:
-        return json.loads(next(text for attributes, text in self.scripts if attributes.get("id") == "data"))
 
 
 def test_figures_stand_beside_published_ones():

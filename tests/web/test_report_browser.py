@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from euhedral.web.report import write_report
+from web.pages import opened
 from web.test_report import HOSTILE, crystals, report
 
 if TYPE_CHECKING:
@@ -36,24 +36,6 @@ def browser() -> Iterator[Browser]:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield found
         found.close()
-
-
-@contextmanager
-def opened(path: Path, browser: Browser, **options) -> Iterator[Page]:
-    """The page; leaving it checks that nothing was logged, requested or run that should not be."""
-    noise: list[str] = []
-    context = browser.new_context(**({"viewport": {"width": 1200, "height": 850}} | options))
-    page = context.new_page()
-    page.on("console", lambda message: noise.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: noise.append(f"error: {error}"))
-    page.on("request", lambda request: noise.append(f"request: {request.url[:100]}"))
-    page.goto(path.as_uri())
-    yield page
-    hacked = page.evaluate("window.hacked") if options.get("java_script_enabled", True) else None
-    context.close()
-    own = f"request: {path.as_uri()}"
-    assert [line for line in noise if line != own and not line.startswith(("request: data:", "request: blob:"))] == []
-    assert hacked is None
 
 
 def drawn(page: Page) -> int:
