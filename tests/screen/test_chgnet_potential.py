@@ -142,6 +142,13 @@ def test_kept_bonds_give_what_fresh_ones_give():
         )
 
 
+def test_a_key_may_name_another_crystal_later():
+    potential, fresh = ChgnetPotential(), ChgnetPotential()
+    for crystal in _crystals():
+        said, expected = potential.predict(crystal, keys=[0]), fresh.predict(crystal)
+        assert torch.allclose(said.energy_per_atom, expected.energy_per_atom, rtol=0, atol=1e-5)
+
+
 def test_crystals_that_it_cannot_do_say_why_and_leave_the_others_alone(potential: ChgnetPotential):
     apart = CrystalBatch.from_crystals([(20 * torch.eye(3), torch.zeros(1, 3), torch.tensor([11]))])
     flat = CrystalBatch.from_crystals([(torch.diag(torch.tensor([5, 5, 1e-6])), torch.zeros(1, 3), torch.tensor([11]))])
@@ -153,6 +160,7 @@ def test_crystals_that_it_cannot_do_say_why_and_leave_the_others_alone(potential
     assert said.reasons[1] is None
     assert torch.isfinite(said.energy_per_atom).tolist() == [False, True, False, False]
     assert torch.allclose(said.energy_per_atom[1], potential.predict(rock_salt()).energy_per_atom[0], atol=1e-5)
+    assert potential.predict(apart).reasons == ("an atom has no other within 6 Å",)
     assert potential.predict(CrystalBatch.empty()).energy_per_atom.shape == (0,)
 
 

@@ -234,3 +234,15 @@ def test_settings_out_of_range_are_refused(setting: dict[str, object], message: 
 def test_wrong_workers_are_refused():
     with pytest.raises(ConfigError, match="workers"):
         relax(CrystalBatch.empty(), workers=-1)
+
+
+def test_what_is_no_crystal_fails_with_a_reason():
+    good = _crystals((2,))
+    nan = CrystalBatch(frac=good.frac * torch.nan, cell=good.cell, species=good.species, num_atoms=good.num_atoms)
+    nothing = CrystalBatch(
+        frac=good.frac[:0], cell=good.cell, species=good.species[:0], num_atoms=torch.zeros(1, dtype=torch.int64)
+    )
+    result = relax(CrystalBatch.concat([nan, nothing, good]), potential="chgnet", config=RelaxConfig(max_steps=1))
+    assert result.outcomes[:2] == ("failed", "failed") and result.outcomes[2] in ("step limit", "converged")
+    assert result.reasons[:2] == ("a coordinate or cell vector is not finite", "it has no atoms")
+    assert result.crystals.num_atoms.tolist() == [2, 0, 2] and torch.isfinite(result.energies_per_atom[2])

@@ -166,10 +166,11 @@ class ChgnetNetwork:
         angles = self._angles(graph, vectors, lengths)
         centre, other = torch.cat([graph.first, graph.second]), torch.cat([graph.second, graph.first])
         for k, layer in enumerate(self.atom_layers):
-            of_bond = torch.cat([near, far]) @ layer.part(1)
-            along = (atoms @ layer.part(0)).index_select(0, centre) + (atoms @ layer.part(2)).index_select(0, other)
-            messages = layer((along.view(2, -1, 2 * _WIDTH) + of_bond).flatten(0, 1))
-            messages = (messages.view(2, -1, _WIDTH) * weight).flatten(0, 1)
+            of_bond = torch.cat([near, far]) @ layer.parts[1]
+            summed = layer.first(atoms, 0).index_select(0, centre)
+            summed += (atoms @ layer.parts[2]).index_select(0, other)
+            summed.view(2, -1, 2 * _WIDTH).add_(of_bond)
+            messages = (layer(summed).view(2, -1, _WIDTH) * weight).flatten(0, 1)
             atoms = atoms + torch.zeros_like(atoms).index_add(0, centre, messages) @ self.atom_out[k]
             if k < len(self.bond_layers) and graph.left.numel():
                 near = near + self._bond_update(k, graph, atoms, near, angles, angle_weight)
@@ -193,11 +194,13 @@ class ChgnetNetwork:
 
     def _on_angles(self, layer: _Gated, graph: BondGraph, atoms: Tensor, bonds: Tensor, angles: Tensor) -> Tensor:
         """A gated perceptron of left bond, right bond, angle and centre, (angles, 64)."""
-        at_left = (bonds @ layer.part(0)).index_select(0, graph.arm_bond)
-        at_left = at_left + (atoms @ layer.part(3)).index_select(0, graph.arms)
-        at_right = (bonds @ layer.part(1)).index_select(0, graph.arm_bond)
-        summed = at_left.index_select(0, graph.left) + at_right.index_select(0, graph.right)
-        return layer(torch.addmm(summed, angles, layer.part(2)))
+        at_left = (bonds @ layer.parts[0]).index_select(0, graph.arm_bond)
+        at_left = at_left + layer.first(atoms, 3).index_select(0, graph.arms)
+        at_right = (bonds @ layer.parts[1]).index_select(0, graph.arm_bond)
+        summed = angles @ layer.parts[2]
+        summed += at_left.index_select(0, graph.left)
+        summed += at_right.index_select(0, graph.right)
+        return layer(summed)
 
     def _bond_update(
         self, k: int, graph: BondGraph, atoms: Tensor, bonds: Tensor, angles: Tensor, weight: Tensor
@@ -225,14 +228,14 @@ class _Gated:
         ]
         self.norms = [(weights[f"{name}.bn{k}.weight"], weights[f"{name}.bn{k}.bias"]) for k in (1, 2)]
 
-    def part(self, which: int) -> Tensor:
-        return self.parts[which]
+    def first(self, part: Tensor, which: int) -> Tensor:
+        """One part times its matrix, with the bias."""
+        return torch.addmm(self.bias, part, self.parts[which])
 
     def __call__(self, summed: Tensor) -> Tensor:
-        summed = summed + self.bias
         if self.second:
             summed = F.silu(summed)
-        core, gate = summed[:, :_WIDTH], summed[:, _WIDTH:]
+        core, gate = summed.split(_WIDTH, 1)
         if self.second:
             core, gate = F.linear(core, *self.second[0]), F.linear(gate, *self.second[1])
         core = F.layer_norm(core, (_WIDTH,), *self.norms[0])

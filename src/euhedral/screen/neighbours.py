@@ -55,7 +55,8 @@ class Bonds:
         A vector v of the old crystal is v F + u now, with F = cell_old^-1 cell and u the difference of what two atoms moved
         within the cell; its length is at least s |v| - 2 max|u|, s the smallest singular value of F.
         """
-        if not bool(torch.isfinite(cell).all()) or not bool(torch.isfinite(frac).all()):
+        finite = bool(torch.isfinite(cell).all()) and bool(torch.isfinite(frac).all())
+        if frac.shape != self.frac.shape or not finite:
             return False
         smallest = torch.linalg.svdvals(torch.linalg.solve(self.cell, cell))[-1]
         moved = torch.linalg.norm(wrap_centered(frac - self.frac) @ cell, dim=1).max()
