@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from euhedral.crystal import symmetry_search
 from euhedral.crystal.symmetry_search import Found, SearchRequest
@@ -32,3 +33,14 @@ def wyckoff_orbits(requests: list[SearchRequest]) -> list[Found]:
     for _, _, species, _ in requests:
         hesitate(species)
     return _wyckoff_orbits(requests)
+
+
+def prepare() -> None:
+    """Nothing to load."""
+
+
+def predict_crystals(crystals: list[Any]) -> list[Any]:
+    """Energies that are the number of atoms."""
+    for crystal in crystals:
+        hesitate(crystal.species)
+    return [(float(len(crystal.species)), [1.0] * 64) for crystal in crystals]

@@ -14,8 +14,9 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError, EuhedralError
 from euhedral.evaluate import embedding
 from euhedral.evaluate.comparison import plain_crystals
-from euhedral.evaluate.embedding import FEATURES, chgnet_predictions, describe_model, predict_chunk
+from euhedral.evaluate.embedding import FEATURES, chgnet_predictions, describe_model, predict_crystals
 from euhedral.testing.crystals import diamond, perovskite, prototypes, rock_salt, rock_salt_conventional
+from evaluate import hesitant
 
 pytest.importorskip("chgnet", reason="needs the extra 'evaluate'")
 
@@ -30,6 +31,17 @@ def lonely() -> CrystalBatch:
     return CrystalBatch.from_crystals([(cell, torch.zeros(1, 3, dtype=torch.float64), torch.tensor([11]))])
 
 
+def predicted(batch: CrystalBatch) -> list[Any]:
+    """What a worker process gives, here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return predict_crystals(plain_crystals(batch))
+
+
+def energies(batch: CrystalBatch) -> list[float]:
+    return [energy for energy, _ in predicted(batch)]
+
+
 def test_equal_to_the_package_one_crystal_at_a_time() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -39,11 +51,10 @@ def test_equal_to_the_package_one_crystal_at_a_time() -> None:
         singly: list[Any] = [
             model.predict_structure(one, task="e", return_crystal_feas=True) for one in sound().to_pymatgen()
         ]
-    found = chgnet_predictions(sound())
-    assert found.reasons == (None,) * len(sound()) and found.embeddings.shape == (len(sound()), FEATURES)
-    assert found.energies == pytest.approx([float(one["e"]) for one in singly], abs=1e-5)
+    found = predicted(sound())
+    assert [energy for energy, _ in found] == pytest.approx([float(one["e"]) for one in singly], abs=1e-5)
     means = np.stack([one["crystal_fea"] / n for one, n in zip(singly, sound().num_atoms.tolist(), strict=True)])
-    assert np.abs(found.embeddings - means).max() < 1e-5
+    assert np.abs(np.stack([embedding for _, embedding in found]) - means).max() < 1e-5
 
 
 def test_cell_rotation_and_order_do_not_matter() -> None:
@@ -51,11 +62,12 @@ def test_cell_rotation_and_order_do_not_matter() -> None:
     turn = turn * turn.det()
     plain = rock_salt(dtype=torch.float64)
     turned = CrystalBatch.from_crystals([(plain.cell[0] @ turn, plain.frac + 0.3, plain.species)])
-    found = chgnet_predictions(CrystalBatch.concat([plain, rock_salt_conventional(dtype=torch.float64), turned]))
-    assert found.energies == pytest.approx([found.energies[0]] * 3, abs=2e-5)
-    assert np.ptp(found.embeddings, axis=0).max() < 2e-4
+    found = predicted(CrystalBatch.concat([plain, rock_salt_conventional(dtype=torch.float64), turned]))
+    first = found[0][0]
+    assert [energy for energy, _ in found] == pytest.approx([first] * 3, abs=2e-5)
+    assert np.ptp(np.stack([embedding for _, embedding in found]), axis=0).max() < 2e-4
     # Halite in the Materials Project: about -3.39 eV/atom, and -0.31 by the correction of chlorides.
-    assert found.energies[0] == pytest.approx(-3.7, abs=0.1)
+    assert first == pytest.approx(-3.7, abs=0.1)
 
 
 def test_failures_have_reasons_and_leave_the_others_alone(
@@ -81,20 +93,20 @@ def test_failures_have_reasons_and_leave_the_others_alone(
     assert np.isnan(found.embeddings).all(1).tolist() == [reason is not None for reason in found.reasons]
     assert seen == [(4, 7), (7, 7)]
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
-    alone = chgnet_predictions(diamond(dtype=torch.float64))
-    assert found.energies[0] == pytest.approx(alone.energies[0], abs=1e-5)
+    assert found.embeddings.shape == (7, FEATURES)
+    assert found.energies[[0]] == pytest.approx(energies(diamond(dtype=torch.float64)), abs=1e-5)
 
 
 def test_angles_are_counted_in_the_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "MAX_ANGLES", 10)
-    (outcome,) = predict_chunk([(3, plain_crystals(perovskite(dtype=torch.float64))[0])])
-    assert outcome[0] == 3 and math.isnan(outcome[1]) and "at most 10 are tried" in str(outcome[3])
+    (outcome,) = predicted(perovskite(dtype=torch.float64))
+    assert "at most 10 are tried" in outcome
 
 
 def test_small_batches_and_a_batch_that_fails_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = chgnet_predictions(sound())
+    plain = np.array(energies(sound()))
     monkeypatch.setattr(embedding, "ANGLES_PER_BATCH", 1)
-    assert chgnet_predictions(sound()).energies == pytest.approx(plain.energies, abs=1e-5)
+    assert energies(sound()) == pytest.approx(plain, abs=1e-5)
     monkeypatch.undo()
     network = embedding._Model.load().network
 
@@ -107,12 +119,11 @@ def test_small_batches_and_a_batch_that_fails_together(monkeypatch: pytest.Monke
             return network(graphs, **options)
 
     monkeypatch.setattr(embedding._Model, "_loaded", embedding._Model(Fragile()))
-    found = chgnet_predictions(sound())
-    perovskites = sound().num_atoms == 5
-    assert [str(reason) for reason in found.reasons] == [
-        "RuntimeError: out of memory" if is_one else "None" for is_one in perovskites
-    ]
-    assert found.energies[~perovskites.numpy()] == pytest.approx(plain.energies[~perovskites.numpy()], abs=1e-5)
+    found = predicted(sound())
+    perovskites = (sound().num_atoms == 5).tolist()
+    assert [outcome == "RuntimeError: out of memory" for outcome in found] == perovskites
+    for outcome, energy, is_one in zip(found, plain, perovskites, strict=True):
+        assert is_one or outcome[0] == pytest.approx(energy, abs=1e-5)
 
 
 def test_a_prediction_that_is_not_finite_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,28 +138,31 @@ def test_a_prediction_that_is_not_finite_is_a_failure(monkeypatch: pytest.Monkey
             return found
 
     monkeypatch.setattr(embedding._Model, "_loaded", embedding._Model(Odd()))
-    found = chgnet_predictions(diamond())
-    assert found.reasons == ("the prediction is not finite",) and math.isnan(found.energies[0])
-    assert np.isnan(found.embeddings).all()
+    assert predicted(diamond()) == ["the prediction is not finite"]
 
 
-def test_worker_processes_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_give_the_same_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "CRYSTALS_PER_CHUNK", 3)
     seen: list[int] = []
     found = chgnet_predictions(sound(), workers=2, progress=lambda done, _: seen.append(done))
     assert found.reasons == (None,) * len(sound()) and seen == [3, 6]
-    assert found.energies == pytest.approx(chgnet_predictions(sound()).energies, abs=1e-5)
+    assert found.energies == pytest.approx(energies(sound()), abs=1e-5)
 
 
-def test_a_crystal_whose_worker_died_is_a_record() -> None:
-    job = (7, plain_crystals(diamond())[0])
-    assert embedding._died([job])[0][3] == "the worker process ended (memory?)"
+def test_a_crystal_that_hangs_or_ends_its_process_is_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "predict_crystals", hesitant.predict_crystals)
+    monkeypatch.setattr(embedding._Model, "load", hesitant.prepare)
+    batch = CrystalBatch.concat([perovskite(), rock_salt(hesitant.HANGS, 9), diamond(), rock_salt(hesitant.DIES, 9)])
+    found = chgnet_predictions(batch, seconds_per_crystal=1.0)
+    assert found.reasons == (None, "not decided within 1 s", None, "the worker process ended (memory?)")
+    assert found.energies[[0, 2]].tolist() == [5.0, 2.0] and np.isnan(found.energies[[1, 3]]).all()
+    assert (found.embeddings[0] == 1.0).all() and np.isnan(found.embeddings[1]).all()
 
 
-def test_the_number_of_threads_is_left_as_it_was() -> None:
-    before = torch.get_num_threads()
-    chgnet_predictions(diamond())
-    assert torch.get_num_threads() == before
+def test_chunks_hold_few_crystals_and_few_atoms() -> None:
+    chunks = list(embedding._chunks(range(70), [1] * 66 + [2000, 600, 600, 400]))
+    assert [len(chunk) for chunk in chunks] == [64, 2, 1, 1, 2]
+    assert [i for chunk in chunks for i in chunk] == list(range(70))
 
 
 def test_empty_single_and_refused() -> None:
@@ -156,6 +170,8 @@ def test_empty_single_and_refused() -> None:
     assert nothing.energies.shape == (0,) and nothing.embeddings.shape == (0, FEATURES) and nothing.reasons == ()
     with pytest.raises(ConfigError, match="workers"):
         chgnet_predictions(diamond(), workers=0)
+    with pytest.raises(ConfigError, match="seconds_per_crystal"):
+        chgnet_predictions(diamond(), seconds_per_crystal=0)
 
 
 def test_the_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ as in the Materials Project), which the chgnet package carries, so that nothing 
 The embedding of a crystal is the mean over its atoms of the 64 features that the energy is read from, taken after the
 last normalisation; it does not grow with the cell.
 
-Nothing is relaxed. A crystal that no graph can be made of within bounds (atoms at most 0.5 Å apart, an atom without any
-neighbour within 6 Å, an element that it was not trained on, more than MAX_ANGLES angles between bonds) fails.
+Nothing is relaxed. The network runs in processes of its own, which are ended where a crystal takes too long. A crystal
+that no graph can be made of within bounds (atoms at most 0.5 Å apart, an atom without any neighbour within 6 Å, an element
+that it was not trained on, more than MAX_ANGLES angles between bonds) fails.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from euhedral.crystal.elements import SYMBOLS
+from euhedral.data.worker import Unanswered, Worker
+from euhedral.data.workers import Crew, ask_each
 from euhedral.errors import ConfigError, EuhedralError
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ ANGLES_PER_BATCH = 200_000
 """Crystals are evaluated together up to this many angles, about half a GiB."""
 CRYSTALS_PER_CHUNK = 64
 """Crystals handed to a worker at a time."""
+ATOMS_PER_CHUNK = 1024
+"""Atoms of these crystals, but for one that has more: a chunk should take a second or two, well within its time."""
 _BOND_SPHERE = 4 / 3 * math.pi * 3.0**3
 
 
@@ -74,71 +80,69 @@ def describe_model() -> str:
         raise EuhedralError("energies and embeddings need CHGNet: pip install 'euhedral[evaluate]'") from error
 
 
-def chgnet_predictions(batch: CrystalBatch, *, workers: int = 1, progress: Progress | None = None) -> ChgnetPredictions:
+def chgnet_predictions(
+    batch: CrystalBatch, *, workers: int = 1, seconds_per_crystal: float = 30.0, progress: Progress | None = None
+) -> ChgnetPredictions:
     """Energy and embedding of each crystal.
 
     Args:
         batch: crystals.
-        workers: processes, one thread each; 1 computes in this process.
+        workers: processes, one thread each.
+        seconds_per_crystal: a crystal that takes longer is ended and gets that reason.
         progress: called with (crystals done, crystals) as chunks end.
 
     Raises:
-        ConfigError: on no workers.
-        EuhedralError: if chgnet is not installed.
+        ConfigError: on no workers, or a time that is not positive.
+        EuhedralError: if chgnet is not installed, or worker processes cannot be started.
     """
-    from euhedral.data.workers import map_chunks
     from euhedral.evaluate.comparison import plain_crystals
 
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, not {workers}")
+    if not seconds_per_crystal > 0:
+        raise ConfigError(f"seconds_per_crystal must be positive, not {seconds_per_crystal}")
     model = describe_model()
     reasons = _reasons_not_to_try(batch)
     energies = np.full(len(batch), math.nan)
     embeddings = np.full((len(batch), FEATURES), math.nan)
-    tried = [i for i, reason in enumerate(reasons) if reason is None]
-    done = len(batch) - len(tried)
+    crystals = plain_crystals(batch)
+    chunks = list(_chunks([i for i, reason in enumerate(reasons) if reason is None], batch.num_atoms.tolist()))
+    jobs = [partial(ask_each, items=[crystals[i] for i in chunk], seconds=seconds_per_crystal) for chunk in chunks]
+    done = len(batch) - sum(len(chunk) for chunk in chunks)
     if progress is not None and done:
         progress(done, len(batch))
-    jobs = list(zip(tried, plain_crystals(batch[tried]) if tried else [], strict=True))
-    chunks = [jobs[start : start + CRYSTALS_PER_CHUNK] for start in range(0, len(jobs), CRYSTALS_PER_CHUNK)]
-    for outcomes in map_chunks(predict_chunk, chunks, (), workers=min(workers, max(len(chunks), 1)), on_death=_died):
-        for index, energy, embedding, reason in outcomes:
-            reasons[index] = reason
-            if reason is None:
-                energies[index], embeddings[index] = energy, embedding
-        done += len(outcomes)
-        if progress is not None:
-            progress(done, len(batch))
+    with Crew(partial(Worker, predict_crystals, prepare=_Model.load), workers) as crew:
+        for position, answers in crew.run(jobs):
+            for i, answer in zip(chunks[position], answers, strict=True):
+                if isinstance(answer, Unanswered):
+                    reasons[i] = str(answer)
+                elif isinstance(answer, str):
+                    reasons[i] = answer
+                else:
+                    energies[i], embeddings[i] = answer
+            done += len(answers)
+            if progress is not None:
+                progress(done, len(batch))
     return ChgnetPredictions(energies=energies, embeddings=embeddings, reasons=tuple(reasons), model=model)
 
 
-Outcome = tuple[int, float, "list[float]", "str | None"]
+Prediction = tuple[float, "NDArray[np.float64]"]
+"""Energy and embedding."""
 
 
-def predict_chunk(jobs: Sequence[tuple[int, PlainCrystal]]) -> list[Outcome]:
-    """(position, energy, embedding, reason) of each (position, crystal); the body of a worker process."""
-    import warnings
-
-    import torch
-
-    outcomes: list[Outcome] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = _Model.load()
-            graphs: list[tuple[int, Any]] = []
-            for index, crystal in jobs:
-                graph, reason = model.graph(crystal)
-                if reason is None:
-                    graphs.append((index, graph))
-                else:
-                    outcomes.append((index, math.nan, [], reason))
-            for group in _groups(graphs):
-                outcomes += model.evaluate(group)
-    finally:
-        torch.set_num_threads(threads)
+def predict_crystals(crystals: Sequence[PlainCrystal]) -> list[Prediction | str]:
+    """Prediction of each crystal, or why there is none; the body of a worker process."""
+    model = _Model.load()
+    outcomes: list[Prediction | str] = [""] * len(crystals)
+    graphs: list[tuple[int, Any]] = []
+    for i, crystal in enumerate(crystals):
+        graph = model.graph(crystal)
+        if isinstance(graph, str):
+            outcomes[i] = graph
+        else:
+            graphs.append((i, graph))
+    for group in _groups(graphs):
+        found = model.evaluate([graph for _, graph in group])
+        for (i, _), outcome in zip(group, found, strict=True):
+            outcomes[i] = outcome
     return outcomes
 
 
@@ -156,7 +160,8 @@ class _Model:
             cls._loaded = cls(_load_network())
         return cls._loaded
 
-    def graph(self, crystal: PlainCrystal) -> tuple[Any, str | None]:
+    def graph(self, crystal: PlainCrystal) -> Any | str:
+        """The graph of a crystal, or why there is none."""
         from pymatgen.core import Structure
 
         species: list[Any] = list(crystal.species)
@@ -167,29 +172,28 @@ class _Model:
             graph = self.network.graph_converter(structure)
         # Whatever the converter raises is the outcome of this crystal, with its reason.
         except Exception as error:
-            return None, f"no graph: {error}"[:300]
+            return f"no graph: {error}"[:300]
         if len(graph.bond_graph) > MAX_ANGLES:
-            return None, f"{len(graph.bond_graph)} angles between bonds; at most {MAX_ANGLES} are tried"
-        return graph, None
+            return f"{len(graph.bond_graph)} angles between bonds; at most {MAX_ANGLES} are tried"
+        return graph
 
-    def evaluate(self, group: list[tuple[int, Any]]) -> list[Outcome]:
-        """Energies and embeddings of crystals together; one by one if they fail together."""
+    def evaluate(self, graphs: list[Any]) -> list[Prediction | str]:
+        """Predictions of graphs together, or why there are none; one by one if they fail together."""
         import torch
 
         try:
             with torch.no_grad():
-                found = self.network([graph for _, graph in group], task="e", return_crystal_feas=True)
+                found = self.network(graphs, task="e", return_crystal_feas=True)
         # As above: a failure of a group is tried one by one, and that of one is its outcome.
         except Exception as error:
-            if len(group) == 1:
-                return [(group[0][0], math.nan, [], f"{type(error).__name__}: {error}"[:300])]
-            return [outcome for one in group for outcome in self.evaluate([one])]
-        outcomes: list[Outcome] = []
-        for (index, graph), energy, summed in zip(group, found["e"], found["crystal_fea"], strict=True):
+            if len(graphs) == 1:
+                return [f"{type(error).__name__}: {error}"[:300]]
+            return [outcome for graph in graphs for outcome in self.evaluate([graph])]
+        outcomes: list[Prediction | str] = []
+        for graph, energy, summed in zip(graphs, found["e"], found["crystal_fea"], strict=True):
             embedding = summed.double() / len(graph.atomic_number)
             finite = bool(torch.isfinite(energy)) and bool(torch.isfinite(embedding).all())
-            reason = None if finite else "the prediction is not finite"
-            outcomes.append((index, float(energy), embedding.tolist(), reason))
+            outcomes.append((float(energy), embedding.numpy()) if finite else "the prediction is not finite")
         return outcomes
 
 
@@ -231,6 +235,20 @@ def _reasons_not_to_try(batch: CrystalBatch) -> list[str | None]:
     return reasons
 
 
+def _chunks(indices: Sequence[int], atoms: Sequence[int]) -> Iterator[list[int]]:
+    """Positions of crystals that go to a process together."""
+    chunk: list[int] = []
+    filled = 0
+    for i in indices:
+        if chunk and (len(chunk) == CRYSTALS_PER_CHUNK or filled + atoms[i] > ATOMS_PER_CHUNK):
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(i)
+        filled += atoms[i]
+    if chunk:
+        yield chunk
+
+
 def _groups(graphs: list[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
     """Crystals of similar size together, up to ANGLES_PER_BATCH angles."""
     group: list[tuple[int, Any]] = []
@@ -243,7 +261,3 @@ def _groups(graphs: list[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
         angles += len(item[1].bond_graph)
     if group:
         yield group
-
-
-def _died(jobs: list[tuple[int, PlainCrystal]]) -> list[Outcome]:
-    return [(index, math.nan, [], "the worker process ended (memory?)") for index, _ in jobs]

@@ -87,7 +87,9 @@ def predictions_of(context: Context, samples: Samples) -> ChgnetPredictions:
             raise NotMeasurable(str(error)) from None
 
         def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
-            found = chgnet_predictions(part, workers=context.workers, progress=progress)
+            found = chgnet_predictions(
+                part, workers=context.workers, seconds_per_crystal=context.seconds_per_crystal, progress=progress
+            )
             return [
                 np.concatenate([[energy], embedding]).tobytes() + (reason or "").encode()
                 for energy, embedding, reason in zip(found.energies, found.embeddings, found.reasons, strict=True)
