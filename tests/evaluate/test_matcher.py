@@ -228,8 +228,61 @@ def test_a_smaller_cell_is_looked_for_exactly_where_pymatgen_finds_one(
 def test_where_the_finer_lattices_are_too_many_pymatgen_searches() -> None:
     rng = np.random.default_rng(2)
     frac, numbers = rng.random((26, 3)), np.full(26, 6)
-    frac[13:] = frac[:13] + [0.5, 0, 0]
+    frac[13:] = np.add(frac[:13], [0.5, 0, 0])
     assert may_be_smaller(12 * CUBE, frac % 1, numbers)
+
+
+TIED_CELL = np.array([[3.9, 0.0, 0.0], [0.0, 6.1, 0.0], [0.0, -1.7, 8.3]])
+TIED = [  # atoms on the planes x = 0 and x = a/2, which change places between the two crystals
+    [
+        [[0.5, 0.81, 0.26], [0, 0.95, 0.61], [0.5, 0.91, 0.98], [0.5, 0.81, 0.08]],
+        [[0, 0.82, 0.41], [0.5, 0.12, 0.81], [0.5, 0.25, 0.78], [0.5, 0.54, 0.74]],
+    ],
+    [
+        [[0.5, 0.74, 0.28], [0.5, 0.96, 0.59], [0, 0.89, 0.03], [0, 0.8, 0.02]],
+        [[0, 0.75, 0.38], [0, 0.16, 0.82], [0.5, 0.26, 0.75], [0, 0.61, 0.74]],
+    ],
+]
+
+
+def test_where_rounding_decides_in_pymatgen_the_verdict_is_the_one_it_comes_to() -> None:
+    first, second = (np.array(halves).reshape(8, 3) for halves in TIED)
+    species, rng = [21, 21, 16, 16, 16, 16, 16, 16], np.random.default_rng(13)
+    verdicts = set()
+    for _ in range(12):
+        pair = (TIED_CELL, (first + rng.random(3)) % 1, species), (TIED_CELL, second, species)
+        (rms, fit), (true_rms, true_fit) = ours(*pair, CSP), theirs(*pair, CSP)
+        assert (rms is None, fit) == (true_rms is None, true_fit)
+        assert_close(rms, true_rms)
+        verdicts.add(true_fit)
+    assert verdicts == {True, False}  # of one pair of crystals, whose origin alone was moved
+
+
+@pytest.mark.parametrize("turned_around", [False, True])
+def test_the_pair_of_real_crystals_that_rounding_decides(turned_around: bool) -> None:
+    path = DATA / "mp_20" / "train.csv.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    import csv
+    import gzip
+
+    from pymatgen.core import Structure
+
+    with gzip.open(path, "rt") as lines:
+        found = [
+            Structure.from_str(r["cif"], fmt="cif") for r in csv.DictReader(lines) if r["pretty_formula"] == "Er3ScS6"
+        ]
+    crystals = [(s.lattice.matrix.copy(), s.frac_coords, list(s.atomic_numbers)) for s in found]
+    assert len(crystals) == 2
+    first, second = crystals[::-1] if turned_around else crystals
+    rng = np.random.default_rng(0)
+    values = set()
+    for shift in [np.zeros(3), *rng.random((8, 3))]:
+        moved = (first[0], (first[1] + shift) % 1, first[2])
+        rms, true_rms = ours(moved, second, CSP)[0], theirs(moved, second, CSP)[0]
+        assert_close(rms, true_rms)
+        values.add(None if true_rms is None else round(true_rms, 3))
+    assert len(values) > 1  # pymatgen's rms depends on the origin
 
 
 def test_atoms_on_top_of_each_other_are_compared_as_pymatgen_does() -> None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.data.samples import Samples
 
-_MATCH_VERSION = 1
-_EVERYONE_VERSION = 2
+_MATCH_VERSION = 2
+_EVERYONE_VERSION = 3
 POINTS_SHOWN = 2000
 _SUFFIX: Mapping[Filter, str] = {
     "unfiltered": "",

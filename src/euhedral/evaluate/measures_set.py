@@ -17,8 +17,8 @@ from euhedral.evaluate.novelty import NoveltyRecord, NoveltyRule, ReferenceIndex
 from euhedral.evaluate.report import Failure
 from euhedral.evaluate.uniqueness import DuplicateRecord, find_duplicates
 
-_UNIQUE_VERSION = 1
-_NOVEL_VERSION = 1
+_UNIQUE_VERSION = 2
+_NOVEL_VERSION = 2
 
 
 def measure_unique(context: Context, settings: Mapping[str, Any]) -> Measured:

@@ -179,7 +179,7 @@ def _vectors_of_length(
     width = max(radius, 1 + 1e-8)  # its narrowest cubes
     volume = abs(determinant(reduced))
     crosses = [_cross(reduced[k - 2], reduced[k - 1]) for k in range(3)]
-    grid = _grid(tuple(int(radius * math.hypot(*x) / volume + 1e-6) for x in crosses))
+    grid = lattice_grid(tuple(int(radius * math.hypot(*x) / volume + 1e-6) for x in crosses))
     vectors = grid @ np.array(reduced)
     sizes = np.sqrt((vectors * vectors).sum(1))
     slack = 2 * tolerance * np.array(lengths)[:, None]
@@ -190,7 +190,8 @@ def _vectors_of_length(
 
 
 @functools.lru_cache(maxsize=64)
-def _grid(reach: tuple[int, int, int]) -> Float[ndarray, "points 3"]:
+def lattice_grid(reach: tuple[int, ...]) -> Float[ndarray, "points 3"]:
+    """All integer vectors with components of at most `reach`, in lexicographic order; not to be written to."""
     axes = [np.arange(-n, n + 1, dtype=float) for n in reach]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 

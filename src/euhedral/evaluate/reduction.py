@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from euhedral.crystal.elements import SYMBOLS
-from euhedral.evaluate.niggli import determinant, niggli_matrix
+from euhedral.evaluate.niggli import determinant, lattice_grid, niggli_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jaxtyping import Float
     from numpy import ndarray
+    from pymatgen.core import Structure
 
 PRIMITIVE_TOLERANCE = 0.25
 """Distance in Å below which pymatgen takes two sites for one when it looks for a smaller cell."""
@@ -45,6 +46,8 @@ class ReducedCrystal:
         lengths: of the cell vectors in Å, (3,).
         angles: alpha, beta, gamma in degrees, (3,).
         volume: in Å³.
+        matrix: the cell vectors in Å as rows, (3, 3).
+        order: position in pymatgen's order of each atom, (atoms,).
     """
 
     gram: Float[ndarray, "3 3"]
@@ -54,7 +57,20 @@ class ReducedCrystal:
     lengths: Float[ndarray, " 3"]
     angles: Float[ndarray, " 3"]
     volume: float
+    matrix: Float[ndarray, "3 3"]
+    order: list[int]
     _points: list[tuple[float, ndarray, ndarray]] = field(default_factory=list, repr=False)
+
+    def to_pymatgen(self) -> Structure:
+        """The crystal as pymatgen's matcher would have reduced it, to the last bit and in its order of atoms."""
+        from pymatgen.core import Structure
+
+        frac, symbols = np.empty_like(self.frac), [""] * len(self.order)
+        frac[self.order] = self.frac
+        kinds = [z for z, count in self.content for _ in range(count)]
+        for i, z in zip(self.order, kinds, strict=True):
+            symbols[i] = SYMBOLS[z]
+        return Structure(self.matrix, symbols, frac)
 
     def lattice_points(self, radius: float) -> tuple[Float[ndarray, "points 3"], Float[ndarray, " points"]]:
         """Lattice vectors other than zero up to a length in Å: coefficients (points, 3) and lengths (points,).
@@ -216,13 +232,14 @@ def _in_blocks(matrix: ndarray, frac: ndarray, numbers: ndarray) -> ReducedCryst
         lengths=np.array(lengths),
         angles=np.array([math.degrees(math.acos(min(1.0, max(-1.0, c)))) for c in cosines]),
         volume=abs(determinant(matrix.tolist())),
+        matrix=matrix,
+        order=order,
     )
 
 
 def _lattice_points(gram: Float[ndarray, "3 3"], radius: float) -> tuple[ndarray, ndarray]:
     reach = np.floor(radius * np.sqrt(np.diag(np.linalg.inv(gram))) + 1e-6).astype(int)
-    axes = [np.arange(-n, n + 1, dtype=float) for n in reach]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = lattice_grid(tuple(reach.tolist()))
     squares = ((grid @ gram) * grid).sum(1)
     kept = (squares <= radius**2) & (squares > 0)
     return grid[kept], np.sqrt(squares[kept])
