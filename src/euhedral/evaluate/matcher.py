@@ -96,14 +96,10 @@ def distance(first: ReducedCrystal, second: ReducedCrystal, tolerances: Toleranc
 
 def _best_choice(choices: Choices, content: Content, best: float, stol: float, *, rms: bool) -> float | None:
     """The least value including those of candidates with a choice that does not matter; None if one matters."""
-    seen = set()
     for c in np.argsort(choices.lower).tolist():
         limit = min(best, stol) - TIE
         if choices.lower[c] >= limit:
             break
-        if choices.alike[c] in seen:
-            continue
-        seen.add(choices.alike[c])
         least, largest = choices.spread(c, content)
         if least >= limit:
             continue

@@ -28,7 +28,7 @@ from euhedral.evaluate.assignment import (
 if TYPE_CHECKING:
     from collections.abc import Set
 
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
     from numpy import ndarray
 
 MOST_SUMS = 2000
@@ -40,7 +40,7 @@ _NONE: Step = (0, 0, 0)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choices:
-    """Candidates with several equally good choices.
+    """Candidates with several equally good choices, one of those that symmetry makes alike.
 
     Attributes:
         own, other: relative coordinates of both crystals, (C, N, 3).
@@ -49,7 +49,6 @@ class Choices:
         frames: their average lattices.
         values: their values by this choice, (C,).
         lower: lower bound of the rms over all choices, (C,).
-        alike: the same number for candidates with the same lengths of displacements and value, as symmetry makes them.
     """
 
     own: Float[ndarray, "candidates atoms 3"]
@@ -59,7 +58,6 @@ class Choices:
     frames: Frames
     values: Float[ndarray, " candidates"]
     lower: Float[ndarray, " candidates"]
-    alike: Int[ndarray, " candidates"]
 
     def spread(self, c: int, content: Content) -> tuple[float, float]:
         """Least and largest rms of candidate c over all choices."""
@@ -87,7 +85,7 @@ class Choices:
 def find_choices(
     own: ndarray, other: ndarray, found: ndarray, tied: ndarray, frames: Frames, values: ndarray
 ) -> tuple[ndarray, Choices] | None:
-    """Positions of the candidates with a choice, and these; None if there are none.
+    """Positions of the candidates with a choice, and those that differ; None if there are none.
 
     Args:
         own, other: relative coordinates.
@@ -104,19 +102,19 @@ def find_choices(
     (chosen,) = (open_ones & np.isfinite(values)).nonzero()
     if not len(chosen):
         return None
+    lengths = np.sqrt(np.sort(squares[chosen], axis=1))
+    _, different = np.unique(np.round(np.column_stack([lengths, values[chosen]]), 6), axis=0, return_index=True)
+    kept, lengths = chosen[different], lengths[different]
     # |D| is at most the sum of the lengths, which are the same in all choices that a symmetry exchanges.
-    squares = np.sort(squares[chosen], axis=1)
-    alike = np.round(np.column_stack([squares, values[chosen]]), 6)
-    variance = squares.mean(1) - np.sqrt(squares).mean(1) ** 2
+    variance = (lengths**2).mean(1) - lengths.mean(1) ** 2
     return chosen, Choices(
-        own=own[chosen],
-        other=other[chosen],
-        found=found[chosen],
-        tied=tied[chosen],
-        frames=frames[chosen],
-        values=values[chosen],
-        lower=np.sqrt(np.maximum(variance, 0)) * frames.normalization[chosen],
-        alike=np.unique(alike, axis=0, return_inverse=True)[1].ravel(),
+        own=own[kept],
+        other=other[kept],
+        found=found[kept],
+        tied=tied[kept],
+        frames=frames[kept],
+        values=values[kept],
+        lower=np.sqrt(np.maximum(variance, 0)) * frames.normalization[kept],
     )
 
 
