@@ -13,7 +13,7 @@ from euhedral.crystal.elements import SYMBOLS
 from euhedral.evaluate.comparison import Tolerances
 from euhedral.evaluate.matcher import distance
 from euhedral.evaluate.niggli import niggli_matrix
-from euhedral.evaluate.reduction import may_be_smaller, reduce_crystal
+from euhedral.evaluate.reduction import reduce_crystal, smaller_cell
 
 Triple = tuple[np.ndarray, np.ndarray, list[int]]
 
@@ -186,7 +186,7 @@ def test_a_supercell_is_reduced_to_its_primitive_cell() -> None:
         assert reduced.content == ((22, 1), (56, 1), (8, 3))
         assert reduced.volume == pytest.approx(3.9**3)
     cell, frac, species = PROTOTYPES["perovskite"]
-    assert not may_be_smaller(cell, frac, np.array(species))
+    assert smaller_cell(cell, frac, np.array(species)) is None
 
 
 @pytest.mark.parametrize("shape", [CUBE, FCC, HEXAGONAL, PROTOTYPES["low"][0], 0.1 * FCC, np.diag([3.0, 3.0, 11.0])])
@@ -205,9 +205,7 @@ def test_the_niggli_basis_is_the_one_that_pymatgen_chooses_to_the_last_bit(shape
 @pytest.mark.parametrize("name", ["rock salt", "wurtzite", "graphite", "low"])
 @pytest.mark.parametrize("times", [[2, 1, 1], [2, 2, 1], [3, 1, 2]])
 @pytest.mark.parametrize("sigma", [0.0, 0.08, 0.2])
-def test_a_smaller_cell_is_looked_for_exactly_where_pymatgen_finds_one(
-    name: str, times: list[int], sigma: float
-) -> None:
+def test_the_primitive_cell_is_the_one_of_pymatgen_to_the_last_bit(name: str, times: list[int], sigma: float) -> None:
     from pymatgen.core import Structure
 
     cell, frac, species = PROTOTYPES[name]
@@ -216,20 +214,29 @@ def test_a_smaller_cell_is_looked_for_exactly_where_pymatgen_finds_one(
     rng = np.random.default_rng(len(offsets))
     frac = ((frac[:, None] + offsets) / times).reshape(-1, 3)
     frac = (frac + rng.normal(0, sigma, frac.shape) @ np.linalg.inv(large)) % 1
-    numbers = np.repeat(species, len(offsets))
-    found = Structure(large, [SYMBOLS[z] for z in numbers], frac).get_primitive_structure()
-    assert may_be_smaller(large, frac, numbers) == (len(found) < len(numbers))
+    numbers = np.repeat(species, len(offsets)).tolist()
+    crystals = [(large, frac, numbers)]
     if sigma == 0.08:  # an atom in a place of its own: a smaller cell may have all other atoms, but not this one
-        frac[0] += 0.31
-        found = Structure(large, [SYMBOLS[z] for z in numbers], frac % 1).get_primitive_structure()
-        assert may_be_smaller(large, frac % 1, numbers) == (len(found) < len(numbers))
+        crystals.append((large, (frac + 0.31 * np.eye(len(frac))[:, :1]) % 1, numbers))
+    for crystal in crystals:
+        structure = Structure(crystal[0], [SYMBOLS[z] for z in numbers], crystal[1])
+        expected = structure.get_reduced_structure().get_primitive_structure()
+        reduced = reduce_crystal(*crystal).to_pymatgen()
+        assert np.array_equal(reduced.lattice.matrix, expected.lattice.matrix)
+        assert np.array_equal(reduced.frac_coords, expected.frac_coords)
+        assert reduced.atomic_numbers == expected.atomic_numbers
 
 
-def test_where_the_finer_lattices_are_too_many_pymatgen_searches() -> None:
-    rng = np.random.default_rng(2)
-    frac, numbers = rng.random((26, 3)), np.full(26, 6)
-    frac[13:] = np.add(frac[:13], [0.5, 0, 0])
-    assert may_be_smaller(12 * CUBE, frac % 1, numbers)
+def test_where_the_finer_lattices_are_too_many_pymatgen_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from euhedral.evaluate import reduction
+
+    asked = []
+    found = (5.0 * CUBE, np.zeros((1, 3)), np.array([6]))
+    monkeypatch.setattr(reduction, "_primitive_by_pymatgen", lambda *crystal: asked.append(crystal) or found)
+    frac = np.random.default_rng(2).random((26, 3))
+    assert len(reduce_crystal(12 * CUBE, frac, [6] * 26).frac) == 1
+    assert len(reduce_crystal(12 * CUBE, frac[:24], [6] * 24).frac) == 24
+    assert len(asked) == 1
 
 
 TIED_CELL = np.array([[3.9, 0.0, 0.0], [0.0, 6.1, 0.0], [0.0, -1.7, 8.3]])

@@ -1,8 +1,8 @@
 """Reduction of a crystal to its Niggli cell and then to its primitive cell, as pymatgen's StructureMatcher reduces it.
 
-Each crystal is reduced once, however many comparisons it takes part in. The Niggli basis is the one that pymatgen finds. Most
-crystals can be shown to be primitive by a few array operations: a smaller cell needs a translation that maps every
-atom within 0.5 Å onto one of its kind; only where one may exist, pymatgen searches for the smaller cell.
+Each crystal is reduced once, however many comparisons it takes part in. The result is the one of pymatgen to the last
+bit, so that a match that rounding decides comes out as it does there. Most crystals are shown to be primitive by a few
+array operations: a smaller cell needs a translation that maps every atom within 0.5 Å onto one of its kind.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 PRIMITIVE_TOLERANCE = 0.25
 """Distance in Å below which pymatgen takes two sites for one when it looks for a smaller cell."""
 LOOSER = 1 + 1e-6
-"""Factor on tolerances that only decide whether the exact search is needed."""
+"""Factor on the tolerance of a test that comes before the exact one."""
 MOST_UNITS = 24
-"""Formula units above which the finer lattices are too many to be listed here."""
+"""Formula units above which the finer lattices are too many to be listed here, and pymatgen searches."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,13 +97,15 @@ def reduce_crystal(
     """
     frac, numbers = np.asarray(frac, dtype=float), np.asarray(species, dtype=np.int64)
     matrix = np.asarray(cell, dtype=float).reshape(3, 3)
+    matrix, frac = _niggli_cell(matrix, frac)
+    return _in_blocks(*_primitive(matrix, frac, numbers))
+
+
+def _niggli_cell(matrix: ndarray, frac: ndarray) -> tuple[ndarray, ndarray]:
     niggli = niggli_matrix(matrix)
-    if not _close(niggli.tolist(), matrix.tolist()):  # pymatgen keeps a cell that is reduced already
-        frac = np.mod((frac @ matrix) @ np.linalg.inv(niggli), 1)
-        matrix = niggli
-    if may_be_smaller(matrix, frac, numbers):
-        matrix, frac, numbers = _smaller_cell(matrix, frac, numbers)
-    return _in_blocks(matrix, frac, numbers)
+    if _close(niggli.tolist(), matrix.tolist()):  # pymatgen keeps a cell that is reduced already
+        return matrix, frac
+    return niggli, np.mod((frac @ matrix) @ np.linalg.inv(niggli), 1)
 
 
 def _close(rows: list[list[float]], others: list[list[float]]) -> bool:
@@ -115,31 +117,51 @@ def _close(rows: list[list[float]], others: list[list[float]]) -> bool:
     )
 
 
-def may_be_smaller(matrix: Float[ndarray, "3 3"], frac: Float[ndarray, "atoms 3"], numbers: ndarray) -> bool:
-    """False only if pymatgen's search for a primitive cell is certain to find none.
+def _primitive(matrix: ndarray, frac: ndarray, numbers: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+    """The primitive cell that pymatgen finds: smaller cells are taken until there is none, then Niggli cells."""
+    if math.gcd(*Counter(numbers.tolist()).values()) > MOST_UNITS:
+        return _primitive_by_pymatgen(matrix, frac, numbers)
+    smaller = smaller_cell(matrix, frac, numbers)
+    if smaller is None:
+        return matrix, frac, numbers
+    matrix, frac, numbers = _primitive(*smaller)
+    return *_niggli_cell(matrix, frac), numbers
 
-    The tests are those of its search, with slightly larger tolerances: some lattice that is n times finer, n a divisor
-    of all atom counts, has vectors near differences of atoms that map every atom near one of its element; and on that
-    lattice every atom lies near n - 1 others.
+
+def smaller_cell(
+    matrix: Float[ndarray, "3 3"], frac: Float[ndarray, "atoms 3"], numbers: ndarray
+) -> tuple[ndarray, ndarray, ndarray] | None:
+    """The first smaller cell in the order in which pymatgen tries them, atoms averaged; None if there is none.
+
+    A lattice that is n times finer, n a divisor of all atom counts, is accepted if its vectors are near differences of
+    atoms that map every atom near one of its element, and if on it every atom lies near just n - 1 others.
     """
     members: dict[int, list[int]] = {}
     for i, z in enumerate(numbers.tolist()):
         members.setdefault(z, []).append(i)
     units = math.gcd(*map(len, members.values()))
     if units == 1:  # a smaller cell holds a whole fraction of every element
-        return False
-    tolerance = LOOSER * PRIMITIVE_TOLERANCE / np.sqrt((matrix * matrix).sum(1))
-    ordered = sorted(members, key=lambda z: (len(members[z]), SYMBOLS[z]))
-    groups = [frac[members[z]] for z in ordered]
-    vectors = groups[0] - groups[0][0]
+        return None
+    tolerance = PRIMITIVE_TOLERANCE / np.sqrt((matrix * matrix).sum(1))
+    named = sorted(members, key=lambda z: SYMBOLS[z])
+    groups = {z: frac[members[z]] for z in named}
+    by_size = sorted(groups.values(), key=len)
+    vectors = by_size[0] - by_size[0][0]
     whole = units * vectors
-    vectors = vectors[(np.abs(whole - np.rint(whole)) < units * tolerance).all(1)]
-    vectors = _translations(vectors, groups, 2 * tolerance)
+    vectors = vectors[(np.abs(whole - np.rint(whole)) < LOOSER * units * tolerance).all(1)]
+    vectors = _translations(vectors, by_size, 2 * tolerance)
     if len(vectors) == 1 and tolerance.max() * units < 1:  # only the vector zero is left
-        return False
-    if units > MOST_UNITS:
-        return True
-    return any(_fits(finer, matrix, groups) for finer in _finer_lattices(units).near(vectors, tolerance))
+        return None
+    for finer in _finer_lattices(units).near(vectors, tolerance):
+        merged = []
+        for group in groups.values():
+            atoms = _merged(group, finer, matrix, tolerance)
+            if atoms is None:
+                break
+            merged.append(atoms)
+        else:
+            return np.linalg.inv(finer) @ matrix, np.concatenate(merged), np.repeat(named, list(map(len, merged)))
+    return None
 
 
 def _translations(vectors: ndarray, groups: list[ndarray], tolerance: ndarray) -> ndarray:
@@ -193,21 +215,33 @@ def _finer_lattices(units: int) -> _FinerLattices:
     return _FinerLattices(cells=cells, vectors=vectors / units, rows=rows.reshape(-1, 3))
 
 
-def _fits(finer: ndarray, matrix: ndarray, groups: list[ndarray]) -> bool:
-    """Whether each atom lies near as many atoms of its group as the lattice is finer."""
+def _merged(group: ndarray, finer: ndarray, matrix: ndarray, tolerance: ndarray) -> ndarray | None:
+    """Atoms of one element on a finer lattice, those that fall together averaged; None if it does not fit them."""
     vectors = np.linalg.inv(finer) @ matrix
-    tolerance = LOOSER * PRIMITIVE_TOLERANCE / np.sqrt((vectors * vectors).sum(1))
     times = finer[0, 0] * finer[1, 1] * finer[2, 2]
-    for group in groups:
-        coordinates = group @ finer
-        off = coordinates[:, None] - coordinates
-        off -= np.rint(off)
-        if ((np.abs(off) < tolerance).all(-1).sum(1) < times).any():
-            return False
-    return True
+    apart = group[None] - group[:, None]
+    apart = np.any(np.abs(apart - np.round(apart)) > 2 * tolerance, axis=-1)
+    np.fill_diagonal(apart, val=True)
+    coordinates = group @ finer
+    off = coordinates[None] - coordinates[:, None]
+    close = np.abs(off - np.round(off)) < PRIMITIVE_TOLERANCE / np.sqrt((vectors * vectors).sum(1))
+    together = np.all(close, axis=-1) & apart
+    if not np.all(together.sum(0) == times) or not all(together[row][:, row].all() for row in together):
+        return None
+    coordinates, found, done = coordinates % 1, [], np.zeros(len(group), dtype=bool)
+    for n, row in enumerate(together):
+        if not done[n]:
+            done |= row
+            first, *rest = np.flatnonzero(row)
+            mean = coordinates[first].copy()
+            for count, other in enumerate(rest, start=2):
+                step = coordinates[other] - mean
+                mean += (step - np.round(step)) / count
+            found.append(mean)
+    return np.array(found)
 
 
-def _smaller_cell(matrix: ndarray, frac: ndarray, numbers: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+def _primitive_by_pymatgen(matrix: ndarray, frac: ndarray, numbers: ndarray) -> tuple[ndarray, ndarray, ndarray]:
     from pymatgen.core import Structure
 
     found = Structure(matrix, [SYMBOLS[z] for z in numbers.tolist()], frac).get_primitive_structure()
