@@ -41,7 +41,7 @@ def _with_element(crystal: CrystalBatch, element: int) -> CrystalBatch:
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "fire"])
 def test_ends_where_forces_and_stress_vanish(optimizer: str):
-    crystals = _crystals()
+    crystals = _crystals((1, 2, 4, 3))
     result = relax(crystals, potential=PairWell(), config=RelaxConfig(force_limit=1e-3, optimizer=optimizer))
     assert result.outcomes == ("converged",) * len(crystals) and result.reasons == (None,) * len(crystals)
     said = PairWell().predict(result.crystals)
@@ -73,12 +73,12 @@ def test_the_cell_stays_where_it_is_told_to():
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "fire"])
 def test_a_crystal_ends_at_the_same_place_alone_and_among_others(optimizer: str):
-    crystals, config = _crystals(), RelaxConfig(force_limit=1e-3, optimizer=optimizer, atoms_at_once=9)
+    crystals, config = _crystals((1, 2, 4, 3)), RelaxConfig(force_limit=0.01, optimizer=optimizer, atoms_at_once=7)
     together = relax(crystals, potential=PairWell(), config=config)
-    turned = relax(crystals[list(range(5, -1, -1))], potential=PairWell(), config=config)
+    turned = relax(crystals[[3, 2, 1, 0]], potential=PairWell(), config=config)
     for i, crystal in enumerate(crystals):
         alone = relax(crystal, potential=PairWell(), config=config)
-        for other, k in ((together, i), (turned, 5 - i)):
+        for other, k in ((together, i), (turned, 3 - i)):
             assert other.steps[k] == alone.steps[0]
             assert torch.allclose(other.energies_per_atom[k], alone.energies_per_atom[0], atol=1e-8)
             assert torch.allclose(other.crystals.cell[k], alone.crystals.cell[0], atol=1e-6)
