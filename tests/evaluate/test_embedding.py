@@ -14,7 +14,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError, EuhedralError
 from euhedral.evaluate import embedding
 from euhedral.evaluate.comparison import plain_crystals
-from euhedral.evaluate.embedding import FEATURES, chgnet_predictions, describe_model, predict_crystals
+from euhedral.evaluate.embedding import FEATURES, chgnet_crew, chgnet_predictions, describe_model, predict_crystals
 from euhedral.testing.crystals import diamond, perovskite, prototypes, rock_salt, rock_salt_conventional
 from evaluate import hesitant
 
@@ -157,6 +157,18 @@ def test_a_crystal_that_hangs_or_ends_its_process_is_a_record(monkeypatch: pytes
     assert found.reasons == (None, "not decided within 1 s", None, "the worker process ended (memory?)")
     assert found.energies[[0, 2]].tolist() == [5.0, 2.0] and np.isnan(found.energies[[1, 3]]).all()
     assert (found.embeddings[0] == 1.0).all() and np.isnan(found.embeddings[1]).all()
+
+
+def test_processes_may_serve_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "predict_crystals", hesitant.predict_crystals)
+    monkeypatch.setattr(embedding._Model, "load", hesitant.prepare)
+    with chgnet_crew(1) as crew:
+        assert chgnet_predictions(diamond(), crew=crew).energies.tolist() == [2.0]
+        (member,) = crew._members
+        before = member.running()
+        assert chgnet_predictions(perovskite(), crew=crew).energies.tolist() == [5.0]
+        assert member.running() is before
+    assert before.poll() is not None
 
 
 def test_chunks_hold_few_crystals_and_few_atoms() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -80,8 +81,18 @@ def describe_model() -> str:
         raise EuhedralError("energies and embeddings need CHGNet: pip install 'euhedral[evaluate]'") from error
 
 
+def chgnet_crew(workers: int) -> Crew[Worker]:
+    """Processes for several calls of `chgnet_predictions`, each of which loads the network once, when first needed."""
+    return Crew(partial(Worker, predict_crystals, prepare=_Model.load), workers)
+
+
 def chgnet_predictions(
-    batch: CrystalBatch, *, workers: int = 1, seconds_per_crystal: float = 30.0, progress: Progress | None = None
+    batch: CrystalBatch,
+    *,
+    workers: int = 1,
+    seconds_per_crystal: float = 30.0,
+    progress: Progress | None = None,
+    crew: Crew[Worker] | None = None,
 ) -> ChgnetPredictions:
     """Energy and embedding of each crystal.
 
@@ -90,6 +101,7 @@ def chgnet_predictions(
         workers: processes, one thread each.
         seconds_per_crystal: a crystal that takes longer is ended and gets that reason.
         progress: called with (crystals done, crystals) as chunks end.
+        crew: of `chgnet_crew`, in place of `workers` processes for this call alone.
 
     Raises:
         ConfigError: on no workers, or a time that is not positive.
@@ -109,8 +121,8 @@ def chgnet_predictions(
     done = len(batch) - sum(len(chunk) for chunk in chunks)
     if progress is not None and done:
         progress(done, len(batch))
-    with Crew(partial(Worker, predict_crystals, prepare=_Model.load), workers) as crew:
-        for position, answers in crew.run(jobs):
+    with chgnet_crew(workers) if crew is None else nullcontext(crew) as members:
+        for position, answers in members.run(jobs):
             for i, answer in zip(chunks[position], answers, strict=True):
                 if isinstance(answer, Unanswered):
                     reasons[i] = str(answer)

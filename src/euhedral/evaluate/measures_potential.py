@@ -10,7 +10,7 @@ import numpy as np
 from euhedral.errors import EuhedralError
 from euhedral.evaluate.context import Context, Measured, NotMeasurable, make_figure
 from euhedral.evaluate.distribution import frechet, mmd
-from euhedral.evaluate.embedding import FEATURES, ChgnetPredictions, chgnet_predictions, describe_model
+from euhedral.evaluate.embedding import FEATURES, ChgnetPredictions, chgnet_crew, chgnet_predictions, describe_model
 from euhedral.evaluate.histograms import histogram
 from euhedral.evaluate.measures_crystal import unbuildable
 from euhedral.evaluate.measures_distribution import first_reasons, stage_failures, thinned, wasserstein_figures
@@ -18,6 +18,8 @@ from euhedral.evaluate.measures_distribution import first_reasons, stage_failure
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.data.samples import Samples
+    from euhedral.data.worker import Worker
+    from euhedral.data.workers import Crew
 
 _PREDICTION_VERSION = 1
 _NO_INTERVAL = "no interval: a resample of few crystals is biased"
@@ -25,8 +27,7 @@ _NO_INTERVAL = "no interval: a resample of few crystals is biased"
 
 def measure_energy(context: Context, settings: Mapping[str, Any]) -> Measured:
     """Wasserstein distances of the energies per atom of the crystals as they are, of all and of valid samples."""
-    reference = context.references()  # first: without one nothing is predicted
-    own, other = predictions_of(context, context.samples), predictions_of(context, reference)
+    own, other = _own_and_other(context)
     return Measured(
         figures=wasserstein_figures(
             context, "energy", "eV/atom", own.energies, other.energies, rule=settings["rule"], note=own.model
@@ -42,8 +43,7 @@ def measure_energy(context: Context, settings: Mapping[str, Any]) -> Measured:
 
 def measure_embedding(context: Context, settings: Mapping[str, Any]) -> Measured:
     """Frechet distance and maximum mean discrepancy of embeddings."""
-    reference = context.references()  # first: without one nothing is predicted
-    own, other = predictions_of(context, context.samples), predictions_of(context, reference)
+    own, other = _own_and_other(context)
     distance = frechet(own.embeddings, other.embeddings)
     discrepancy = mmd(thinned(own.embeddings), thinned(other.embeddings), kernel="polynomial")
     left = f"{distance.samples_left_out} without an embedding"
@@ -71,7 +71,14 @@ def measure_embedding(context: Context, settings: Mapping[str, Any]) -> Measured
     )
 
 
-def predictions_of(context: Context, samples: Samples) -> ChgnetPredictions:
+def _own_and_other(context: Context) -> tuple[ChgnetPredictions, ChgnetPredictions]:
+    """Predictions of the samples and of the reference, by the same processes."""
+    reference = context.references()  # first: without one nothing is predicted
+    with chgnet_crew(context.workers) as crew:
+        return predictions_of(context, context.samples, crew), predictions_of(context, reference, crew)
+
+
+def predictions_of(context: Context, samples: Samples, crew: Crew[Worker]) -> ChgnetPredictions:
     """Energy and embedding of each crystal, from the cache where they are known.
 
     Raises:
@@ -88,7 +95,7 @@ def predictions_of(context: Context, samples: Samples) -> ChgnetPredictions:
 
         def compute(part: CrystalBatch, progress: Callable[[int, int], None]) -> list[bytes]:
             found = chgnet_predictions(
-                part, workers=context.workers, seconds_per_crystal=context.seconds_per_crystal, progress=progress
+                part, seconds_per_crystal=context.seconds_per_crystal, progress=progress, crew=crew
             )
             return [
                 np.concatenate([[energy], embedding]).tobytes() + (reason or "").encode()
