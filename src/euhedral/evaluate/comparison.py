@@ -1,10 +1,10 @@
 """Comparison of crystals in worker processes, with a time limit for each pair.
 
 An odd cell can keep a matcher busy for hours inside compiled code, which no exception can interrupt, or ask for more
-memory than there is. Comparisons therefore run in processes of their own kind. A process gets a whole task at once,
-pairs or buckets of crystals with a plan of which pairs to compare, and answers with a line as each pair is decided; when
-the time of a pair is over the process is ended, the pair becomes a record with that reason, and a new process goes on
-with the next pair. This module imports neither torch nor pymatgen at the top, so that the processes start quickly.
+memory than there is. A worker process gets a whole task at once, pairs or buckets of crystals with a plan of which pairs
+to compare, and hands on each outcome as it is decided; when the time of a pair is over the process is ended, the pair
+becomes a record with that reason, and a new process goes on with the next pair. This module imports neither torch nor
+pymatgen at the top, so that the processes start quickly.
 """
 
 from __future__ import annotations
