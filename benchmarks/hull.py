@@ -103,9 +103,10 @@ def judge(reference: HullReference, val: Path, train: Path, workers: int) -> Non
     compositions = composition_counts(store.crystals(np.arange(len(store))))
     others = open_store(train)
     apart = store_energies(others, KEPT, workers=workers).energies
-    usable = np.flatnonzero(np.isfinite(apart))
-    elements = [i for i, name in enumerate(reference.ids) if PROTOTYPE in name]
     counts = composition_counts(every_crystal(others))
+    # Elements are those of the full reference in both columns: they set the scale, and no candidate is one.
+    usable = [i for i in np.flatnonzero(np.isfinite(apart)) if len(counts[i]) > 1]
+    elements = [i for i, composition in enumerate(reference.compositions) if len(composition) == 1]
     train_only = make_reference(
         [counts[i] for i in usable] + [reference.compositions[i] for i in elements],
         [*apart[usable], *reference.energies[elements]],
@@ -125,7 +126,8 @@ def figures(found: Any, store: CrystalStore) -> dict[str, float]:
     published = store.labels("e_above_hull")
     formation = store.labels("formation_energy_per_atom")
     have = np.isfinite(found.e_above_hull) & np.isfinite(published)
-    ours, theirs = found.e_above_hull[have], published[have]
+    # The published hulls hold the crystal in question, so none is below them.
+    ours, theirs = np.maximum(found.e_above_hull[have], 0), published[have]
     stable = theirs <= 0
     return {
         "crystals": float(have.sum()),
