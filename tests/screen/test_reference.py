@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -127,13 +128,25 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         load_reference(tmp_path / "nan.parquet")
 
 
+def test_members_of_the_shipped_hull_are_at_zero() -> None:
+    reference = default_reference()
+    some = range(0, len(reference), 20)
+    found = Hull(reference).above_hull(
+        [reference.compositions[i] for i in some], reference.energies[list(some)], method=reference.method
+    )
+    own = [len(p) == 1 and p[0].id == reference.ids[i] for i, p in zip(some, found.products, strict=True)]
+    assert not found.failures and found.e_above_hull.min() > -1e-9
+    assert np.abs(found.e_above_hull[own]).max() < 1e-9 and 0.3 < np.mean(own) < 0.9
+
+
 def test_the_package_carries_a_reference_with_every_element_that_chgnet_knows() -> None:
     reference = default_reference()
     assert len(reference) > 27_000 and reference.elements == KNOWN_ELEMENTS
     assert reference.method.model == "CHGNet" and len(reference.method.weights) == 64
-    assert reference.provenance["crystals"] > 36_000
-    path = Path(__import__("euhedral.screen.reference").__file__).parent / "screen" / DEFAULT_FILE
-    assert path.stat().st_size < 1_500_000
+    assert reference.provenance["crystals"] == 36_158
+    assert {"B", "Ir", "La", "Mn", "Ta", "Ar"} == set(reference.provenance["elements_without_crystal"])
+    assert files("euhedral.screen").joinpath(DEFAULT_FILE).read_bytes()[:4] == b"PAR1"
+    assert len(files("euhedral.screen").joinpath(DEFAULT_FILE).read_bytes()) < 1_500_000
 
 
 def test_shipped_energies_are_those_of_the_installed_weights() -> None:
