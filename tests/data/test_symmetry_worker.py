@@ -5,8 +5,8 @@ import torch
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.idealize import idealized
-from euhedral.crystal.symmetry import reduced_cells
-from euhedral.crystal.symmetry_search import symmetry_operations
+from euhedral.crystal.symmetry import reduced_cells, space_group
+from euhedral.crystal.symmetry_search import symmetry_of
 from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import CrystalError
 from euhedral.testing.crystals import rock_salt
@@ -35,11 +35,11 @@ def test_a_search_without_end_is_ended_and_the_next_one_runs() -> None:
         (cell,) = reduced_cells(endless())
         assert not isinstance(cell, CrystalError)
         with pytest.raises(CrystalError, match="not decided within 1 s"):
-            worker.operations(cell.request(0.5))
+            worker.search(cell.request(0.5))
         (salt,) = reduced_cells(rock_salt())
         assert not isinstance(salt, CrystalError)
-        rotations, translations = worker.operations(salt.request(0.1))
-        assert (rotations, translations) == symmetry_operations(salt.request(0.1)) and len(rotations) == 48
+        found = worker.search(salt.request(0.1))
+        assert found == symmetry_of(salt.request(0.1)) and found.number == 225 and len(found.rotations) == 48
     finally:
         worker.close()
 
@@ -47,10 +47,25 @@ def test_a_search_without_end_is_ended_and_the_next_one_runs() -> None:
 def test_a_crystal_whose_search_has_no_end_gets_the_symmetry_of_a_tighter_tolerance() -> None:
     worker = SymmetryWorker(seconds=1.0)
     try:
-        found = idealized(endless(), (0.5, 0.1), operations=worker.operations)
+        found = idealized(endless(), (0.5, 0.1), search=worker.search)
         assert torch.allclose(found.cell, idealized(endless(), (0.1,)).cell)
         with pytest.raises(CrystalError, match="too close"):
             (cell,) = reduced_cells(rock_salt())
-            worker.operations(cell.request(5.0))  # type: ignore[union-attr]
+            worker.search(cell.request(5.0))  # type: ignore[union-attr]
     finally:
         worker.close()
+
+
+def test_space_groups_are_those_of_the_search_in_this_process() -> None:
+    overlapping = CrystalBatch.from_crystals(
+        [(3 * torch.eye(3, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64), [26, 26])]
+    )
+    batch = CrystalBatch.concat([rock_salt().to(torch.float64), overlapping, endless()])
+    worker = SymmetryWorker()
+    try:
+        found = worker.space_groups(batch, 0.1)
+    finally:
+        worker.close()
+    assert found[0] == space_group(batch, 0.1)[0] and found[0].symbol == "F m -3 m"
+    assert found[1].number == 0 and found[1].error is not None
+    assert found[2] == space_group(batch, 0.1)[2]

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from euhedral.catalog.records import CrystalRecord, describe
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import OutputError
 
 SUMMARY, TABLE, FRAMES, CIFS, LOG = "summary.json", "crystals.parquet", "crystals.extxyz", "cif", "records.jsonl"
@@ -38,6 +39,7 @@ class RunFolder:
         self.path = path
         self.records: list[CrystalRecord] = []
         self._request = dict(request)
+        self._symmetry = SymmetryWorker()
         self._started = self._table_written = time.time()
         self._open_files(overwrite=overwrite, resume=resume)
 
@@ -100,6 +102,7 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._symmetry.close()
         if kind is not None:
             with contextlib.suppress(OutputError):
                 self.finish({}, status="interrupted" if kind is KeyboardInterrupt else "failed")
@@ -115,7 +118,7 @@ class RunFolder:
 
         missing = [k for k, index in enumerate(indices) if index not in self.written]
         fresh = crystals[missing]
-        records = describe(fresh, [indices[k] for k in missing])
+        records = describe(fresh, [indices[k] for k in missing], self._symmetry)
         with _refused_writes(self.path):
             for crystal, record in zip(fresh, records, strict=True):
                 _replace(self.path / CIFS / f"{record.name}.cif", to_cif(crystal, record.name).encode())

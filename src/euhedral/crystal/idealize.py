@@ -10,7 +10,7 @@ import torch
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import change_cell, wrap, wrap_centered
 from euhedral.crystal.symmetry import ReducedCell, reduced_cells
-from euhedral.crystal.symmetry_search import Operations, SearchRequest, symmetry_operations
+from euhedral.crystal.symmetry_search import SearchRequest, Symmetry, symmetry_of
 from euhedral.errors import CrystalError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def idealized(
     batch: CrystalBatch,
     tolerances: Sequence[float],
     *,
-    operations: Callable[[SearchRequest], Operations] = symmetry_operations,
+    search: Callable[[SearchRequest], Symmetry] = symmetry_of,
 ) -> CrystalBatch:
     """Each crystal with exactly the symmetry that moyopy finds at the loosest tolerance at which it finds any.
 
@@ -35,7 +35,7 @@ def idealized(
     Args:
         batch: crystals.
         tolerances: in Å, tried from the loosest.
-        operations: what searches; it raises CrystalError where there is nothing to be found. moyopy itself may search a
+        search: what searches; it raises CrystalError where there is nothing to be found. moyopy itself may search a
             distorted cell for ever (`data.symmetry_worker` ends that).
 
     Raises:
@@ -46,22 +46,22 @@ def idealized(
     ordered = sorted(tolerances, reverse=True)
     crystals = []
     for crystal, cell in zip(batch, reduced_cells(batch), strict=True):
-        found = None if isinstance(cell, CrystalError) else _idealized(cell, ordered, operations)
+        found = None if isinstance(cell, CrystalError) else _idealized(cell, ordered, search)
         crystals.append(crystal if found is None else found.to(batch.cell.dtype).to(batch.cell.device))
     return CrystalBatch.concat(crystals)
 
 
 def _idealized(
-    cell: ReducedCell, tolerances: Sequence[float], operations: Callable[[SearchRequest], Operations]
+    cell: ReducedCell, tolerances: Sequence[float], search: Callable[[SearchRequest], Symmetry]
 ) -> CrystalBatch | None:
     """The symmetric crystal in the cell as it was given; None where no symmetry is found."""
     reduced = cell.crystal
     for tolerance in tolerances:
         try:
-            found = operations(cell.request(tolerance))
+            found = search(cell.request(tolerance))
         except CrystalError:
             continue
-        rotations, translations = (torch.tensor(part, dtype=torch.float64) for part in found)
+        rotations, translations = (torch.tensor(part, dtype=torch.float64) for part in found[1:])
         if len(rotations) == 1:
             continue
         frac = _averaged_positions(reduced, rotations, translations)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from euhedral.errors import CrystalError
 
@@ -17,10 +17,22 @@ if TYPE_CHECKING:
 
 SearchRequest = tuple[list[list[float]], list[list[float]], list[int], float]
 """Arguments of `search`."""
-Operations = tuple[Sequence[Sequence[Sequence[int]]], Sequence[Sequence[float]]]
-"""Rotations, (operations, 3, 3), and translations, (operations, 3), as plain numbers."""
 Found = tuple[Any, str | None]
 """What was found for one crystal, and the reason where nothing was."""
+
+
+class Symmetry(NamedTuple):
+    """The space group of a cell, in plain numbers.
+
+    Attributes:
+        number: 1 to 230.
+        rotations: of its operations on fractional coordinates, (operations, 3, 3).
+        translations: (operations, 3).
+    """
+
+    number: int
+    rotations: Sequence[Sequence[Sequence[int]]]
+    translations: Sequence[Sequence[float]]
 
 
 def search(cell: list[list[float]], frac: list[list[float]], species: list[int], symprec: float) -> MoyoDataset:
@@ -55,10 +67,11 @@ def load_moyopy() -> None:
     import moyopy  # noqa: F401
 
 
-def symmetry_operations(request: SearchRequest) -> Operations:
-    """The operations of the space group of a cell, on its fractional coordinates; arguments and errors as `search`."""
-    operations = search(*request).operations
-    return operations.rotations, operations.translations
+def symmetry_of(request: SearchRequest) -> Symmetry:
+    """The space group of a cell; arguments and errors as `search`."""
+    dataset = search(*request)
+    operations = dataset.operations
+    return Symmetry(number=dataset.number, rotations=operations.rotations, translations=operations.translations)
 
 
 def space_group_numbers(requests: Sequence[SearchRequest]) -> list[Found]:

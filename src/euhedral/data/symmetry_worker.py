@@ -6,7 +6,9 @@ compiled code cannot be interrupted where it runs.
 
 from __future__ import annotations
 
-from euhedral.crystal.symmetry_search import Operations, SearchRequest, load_moyopy, symmetry_operations
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.symmetry import SpaceGroup, reduced_cells, space_group_symbol
+from euhedral.crystal.symmetry_search import SearchRequest, Symmetry, load_moyopy, symmetry_of
 from euhedral.data.worker import Unanswered, Worker
 from euhedral.errors import CrystalError
 
@@ -15,7 +17,7 @@ SECONDS_TO_SEARCH = 3.0
 
 
 class SymmetryWorker:
-    """The operations of space groups, each search within its time.
+    """Searches for space groups, each within its time; the process starts with the first one.
 
     Args:
         seconds: time limit of one search.
@@ -23,10 +25,10 @@ class SymmetryWorker:
 
     def __init__(self, seconds: float = SECONDS_TO_SEARCH) -> None:
         self._seconds = seconds
-        self._worker = Worker(symmetry_operations, prepare=load_moyopy)
+        self._worker = Worker(symmetry_of, prepare=load_moyopy)
 
-    def operations(self, request: SearchRequest) -> Operations:
-        """As `crystal.symmetry_search.symmetry_operations`.
+    def search(self, request: SearchRequest) -> Symmetry:
+        """As `crystal.symmetry_search.symmetry_of`.
 
         Raises:
             CrystalError: where nothing is found, or not in time.
@@ -35,6 +37,19 @@ class SymmetryWorker:
             return self._worker.ask(request, self._seconds)
         except Unanswered as unanswered:
             raise CrystalError(f"the symmetry search failed: {unanswered}") from unanswered.error
+
+    def space_groups(self, batch: CrystalBatch, symprec: float) -> list[SpaceGroup]:
+        """As `crystal.symmetry.space_group`."""
+        found = []
+        for cell in reduced_cells(batch):
+            try:
+                if isinstance(cell, CrystalError):
+                    raise cell
+                number = self.search(cell.request(symprec)).number
+                found.append(SpaceGroup(number=number, symbol=space_group_symbol(number)))
+            except CrystalError as error:
+                found.append(SpaceGroup(number=0, symbol="", error=str(error)))
+        return found
 
     def close(self) -> None:
         """End the process."""

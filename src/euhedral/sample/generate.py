@@ -209,7 +209,7 @@ class Generator:
 
     def _onto_symmetry(self, crystals: CrystalBatch) -> CrystalBatch:
         """Crystals with the symmetry that they nearly have, those left alone in which atoms would come to overlap."""
-        symmetric = idealized(crystals, IDEALIZATION, operations=self._symmetry.operations)
+        symmetric = idealized(crystals, IDEALIZATION, search=self._symmetry.search)
         keep = (smallest_distance(symmetric) > OVERLAP) | ~(smallest_distance(crystals) > OVERLAP)
         place = torch.arange(len(crystals)) + len(crystals) * keep
         return CrystalBatch.concat([crystals, symmetric])[place]
