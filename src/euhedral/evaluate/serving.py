@@ -21,8 +21,8 @@ from euhedral.evaluate.comparison import (
 
 def prepare() -> None:
     """Load what comparisons need, so that the time limit of the first pair does not pay for it."""
+    import pymatgen.core.structure_matcher  # noqa: F401
     import scipy.optimize  # noqa: F401
-    from pymatgen.optimization import neighbors  # noqa: F401
 
     from euhedral.evaluate import matcher, reduction  # noqa: F401
 
