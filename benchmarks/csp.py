@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="append one JSON line a row to this file")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="keep the crystals of the last row")
     arguments = parser.parse_args()
+    if arguments.write is not None and arguments.write.exists():
+        parser.error(f"{arguments.write} exists; choose another folder")
 
     reference = subset(open_store(arguments.val), arguments.number, arguments.seed)
     generator = Generator.load(arguments.model)

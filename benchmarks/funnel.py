@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    if arguments.out.exists():
+        raise SystemExit(f"{arguments.out} exists; choose another folder")
 
     samples = read_samples(arguments.samples).crystals
     if arguments.number is not None:
