@@ -89,8 +89,8 @@ def main() -> None:
         if arguments.save:
             with arguments.save.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        if arguments.write:
-            arguments.write.mkdir(parents=True, exist_ok=True)
+        if arguments.write and row_name == arguments.rows[-1]:
+            arguments.write.mkdir(parents=True)
             predicted.write(arguments.write / "predicted.extxyz")
             reference.write(arguments.write / "reference.extxyz")
 
