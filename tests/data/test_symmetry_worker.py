@@ -63,7 +63,7 @@ def test_space_groups_are_those_of_the_search_in_this_process() -> None:
     batch = CrystalBatch.concat([rock_salt().to(torch.float64), overlapping, endless()])
     worker = SymmetryWorker()
     try:
-        found = worker.space_groups(batch, 0.1)
+        found = space_group(batch, 0.1, search=worker.search)
     finally:
         worker.close()
     assert found[0] == space_group(batch, 0.1)[0] and found[0].symbol == "F m -3 m"

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from euhedral.data.worker import THREAD_VARIABLES, Unanswered, Worker
-from euhedral.data.workers import Crew, ask_each, map_chunks
+from euhedral.data.workers import Crew, ask_each, filled_chunks, map_chunks
 from euhedral.errors import ConfigError
+from euhedral.evaluate import embedding, fingerprints
 
 
 def tenfold(chunk: list[int], factor: int) -> list[int]:
@@ -146,3 +147,20 @@ def test_a_chunk_in_the_midst_is_ended_where_no_more_are_wanted() -> None:
 def test_workers_are_at_least_one() -> None:
     with pytest.raises(ConfigError, match="workers"):
         Crew(partial(Worker, tenfold), 0)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "limits", "sizes"),
+    [
+        ([1] * 66 + [2000, 600, 600, 400], (embedding.CRYSTALS_PER_CHUNK, embedding.ATOMS_PER_CHUNK), [64, 2, 1, 1, 2]),
+        (
+            [1] * 70 + [500, 300, 200],
+            (fingerprints._CRYSTALS_AT_ONCE, fingerprints._ATOMS_AT_ONCE),
+            [32, 32, 6, 1, 1, 1],
+        ),
+    ],
+)
+def test_chunks_hold_few_crystals_and_few_atoms(atoms: list[int], limits: tuple[int, int], sizes: list[int]) -> None:
+    chunks = list(filled_chunks(range(len(atoms)), atoms, crystals_at_once=limits[0], atoms_at_once=limits[1]))
+    assert [len(chunk) for chunk in chunks] == sizes
+    assert [i for chunk in chunks for i in chunk] == list(range(len(atoms)))

@@ -171,12 +171,6 @@ def test_processes_may_serve_several_calls(monkeypatch: pytest.MonkeyPatch) -> N
     assert before.poll() is not None
 
 
-def test_chunks_hold_few_crystals_and_few_atoms() -> None:
-    chunks = list(embedding._chunks(range(70), [1] * 66 + [2000, 600, 600, 400]))
-    assert [len(chunk) for chunk in chunks] == [64, 2, 1, 1, 2]
-    assert [i for chunk in chunks for i in chunk] == list(range(70))
-
-
 def test_empty_single_and_refused() -> None:
     nothing = chgnet_predictions(CrystalBatch.empty())
     assert nothing.energies.shape == (0,) and nothing.embeddings.shape == (0, FEATURES) and nothing.reasons == ()

@@ -222,13 +222,6 @@ def test_no_time_means_no_fingerprint() -> None:
     assert np.isnan(found.values).all() and np.isnan(found.coordination).all()
 
 
-def test_chunks_hold_few_crystals_and_few_atoms() -> None:
-    atoms = np.array([1] * 70 + [500, 300, 200])
-    chunks = list(fingerprints._chunks(list(range(73)), atoms))
-    assert [len(chunk) for chunk in chunks] == [32, 32, 6, 1, 1, 1]
-    assert [i for chunk in chunks for i in chunk] == list(range(73))
-
-
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="workers"):
         structure_fingerprints(CRYSTALS["chain"], workers=0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.formula import reduced_formula
 from euhedral.crystal.geometry import smallest_distance
+from euhedral.crystal.symmetry import space_group
 from euhedral.data.symmetry_worker import SymmetryWorker
 
 GENERATED_SYMPREC = 0.1
@@ -42,7 +43,7 @@ class CrystalRecord:
 
 def describe(crystals: CrystalBatch, indices: Sequence[int], symmetry: SymmetryWorker) -> list[CrystalRecord]:
     """Records of crystals at given positions of a run; `symmetry` finds their space groups."""
-    groups = symmetry.space_groups(crystals, symprec=GENERATED_SYMPREC)
+    groups = space_group(crystals, GENERATED_SYMPREC, search=symmetry.search)
     distances, densities, volumes = smallest_distance(crystals), crystals.density, crystals.volume
     records = []
     for k, (index, crystal) in enumerate(zip(indices, crystals, strict=True)):

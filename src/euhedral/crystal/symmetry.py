@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ import torch
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import change_cell, minkowski_transform, smallest_distance, wrap
-from euhedral.crystal.symmetry_search import search
+from euhedral.crystal.symmetry_search import SearchRequest, Symmetry
+from euhedral.crystal.symmetry_search import search as dataset_of
 from euhedral.errors import CrystalError
 
 if TYPE_CHECKING:
@@ -37,19 +39,28 @@ class SpaceGroup:
     error: str | None = None
 
 
-def space_group(batch: CrystalBatch, symprec: float = 0.1) -> list[SpaceGroup]:
+def space_group(
+    batch: CrystalBatch,
+    symprec: float = 0.1,
+    *,
+    search: Callable[[SearchRequest], MoyoDataset | Symmetry] = lambda request: dataset_of(*request),
+) -> list[SpaceGroup]:
     """Space group of each crystal; a crystal without one gives a record with its reason, never an exception.
 
     Args:
-        batch: crystals.
+        batch: crystals; their cells are reduced together.
         symprec: tolerance in Å; 0.1 for generated crystals, 0.01 for relaxed or known ones.
+        search: what searches, as in `idealize.idealized`.
     """
     found = []
-    for dataset in symmetry_datasets(batch, symprec):
-        if isinstance(dataset, CrystalError):
-            found.append(SpaceGroup(number=0, symbol="", error=str(dataset)))
-        else:
-            found.append(SpaceGroup(number=dataset.number, symbol=space_group_symbol(dataset.number)))
+    for cell in reduced_cells(batch):
+        try:
+            if isinstance(cell, CrystalError):
+                raise cell
+            number = search(cell.request(symprec)).number
+            found.append(SpaceGroup(number=number, symbol=space_group_symbol(number)))
+        except CrystalError as error:
+            found.append(SpaceGroup(number=0, symbol="", error=str(error)))
     return found
 
 
@@ -126,7 +137,7 @@ class ReducedCell:
 
     def dataset(self, symprec: float) -> MoyoDataset:
         """moyopy's dataset of this cell; errors as of `request` and `symmetry_search.search`."""
-        return search(*self.request(symprec))
+        return dataset_of(*self.request(symprec))
 
 
 def symmetry_dataset(crystal: CrystalBatch, symprec: float) -> tuple[MoyoDataset, CrystalBatch]:
@@ -140,17 +151,6 @@ def symmetry_dataset(crystal: CrystalBatch, symprec: float) -> tuple[MoyoDataset
     if isinstance(cell, CrystalError):
         raise cell
     return cell.dataset(symprec), cell.crystal
-
-
-def symmetry_datasets(batch: CrystalBatch, symprec: float) -> list[MoyoDataset | CrystalError]:
-    """What `symmetry_dataset` gives or raises for each crystal; the cells of all are reduced together, which is faster."""
-    outcomes: list[MoyoDataset | CrystalError] = []
-    for cell in reduced_cells(batch):
-        try:
-            outcomes.append(cell if isinstance(cell, CrystalError) else cell.dataset(symprec))
-        except CrystalError as error:
-            outcomes.append(error)
-    return outcomes
 
 
 def reduced_cells(batch: CrystalBatch) -> list[ReducedCell | CrystalError]:

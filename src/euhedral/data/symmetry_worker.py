@@ -6,8 +6,6 @@ compiled code cannot be interrupted where it runs.
 
 from __future__ import annotations
 
-from euhedral.crystal.batch import CrystalBatch
-from euhedral.crystal.symmetry import SpaceGroup, reduced_cells, space_group_symbol
 from euhedral.crystal.symmetry_search import SearchRequest, Symmetry, load_moyopy, symmetry_of
 from euhedral.data.worker import Unanswered, Worker
 from euhedral.errors import CrystalError
@@ -37,19 +35,6 @@ class SymmetryWorker:
             return self._worker.ask(request, self._seconds)
         except Unanswered as unanswered:
             raise CrystalError(f"the symmetry search failed: {unanswered}") from unanswered.error
-
-    def space_groups(self, batch: CrystalBatch, symprec: float) -> list[SpaceGroup]:
-        """As `crystal.symmetry.space_group`."""
-        found = []
-        for cell in reduced_cells(batch):
-            try:
-                if isinstance(cell, CrystalError):
-                    raise cell
-                number = self.search(cell.request(symprec)).number
-                found.append(SpaceGroup(number=number, symbol=space_group_symbol(number)))
-            except CrystalError as error:
-                found.append(SpaceGroup(number=0, symbol="", error=str(error)))
-        return found
 
     def close(self) -> None:
         """End the process."""

@@ -114,6 +114,29 @@ def map_chunks(
             yield from _results(waiting.popleft().result(), on_death)
 
 
+def filled_chunks(
+    indices: Iterable[int], atoms: Sequence[int], *, crystals_at_once: int, atoms_at_once: int
+) -> Iterator[list[int]]:
+    """Positions of crystals that go to a process together; one crystal may have more than `atoms_at_once`.
+
+    Args:
+        indices: positions, in order.
+        atoms: of the crystal at each position.
+        crystals_at_once: crystals in a chunk at most.
+        atoms_at_once: their atoms at most.
+    """
+    chunk: list[int] = []
+    filled = 0
+    for i in indices:
+        if chunk and (len(chunk) == crystals_at_once or filled + atoms[i] > atoms_at_once):
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(i)
+        filled += atoms[i]
+    if chunk:
+        yield chunk
+
+
 def ask_divided(
     worker: Worker, items: list[Any], seconds: float | None = None
 ) -> list[tuple[list[Any], Any | Unanswered]]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from euhedral.crystal.elements import SYMBOLS
 from euhedral.data.worker import Unanswered, Worker
-from euhedral.data.workers import Crew, ask_each
+from euhedral.data.workers import Crew, ask_each, filled_chunks
 from euhedral.errors import ConfigError, EuhedralError
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def chgnet_predictions(
     energies = np.full(len(batch), math.nan)
     embeddings = np.full((len(batch), FEATURES), math.nan)
     crystals = plain_crystals(batch)
-    chunks = list(_chunks([i for i, reason in enumerate(reasons) if reason is None], batch.num_atoms.tolist()))
+    tried = [i for i, reason in enumerate(reasons) if reason is None]
+    limits = {"crystals_at_once": CRYSTALS_PER_CHUNK, "atoms_at_once": ATOMS_PER_CHUNK}
+    chunks = list(filled_chunks(tried, batch.num_atoms.tolist(), **limits))
     jobs = [partial(ask_each, items=[crystals[i] for i in chunk], seconds=seconds_per_crystal) for chunk in chunks]
     done = len(batch) - sum(len(chunk) for chunk in chunks)
     if progress is not None and done:
@@ -245,20 +247,6 @@ def _reasons_not_to_try(batch: CrystalBatch) -> list[str | None]:
                 reasons[i] = f"about {atoms * bonds * bonds:.3g} angles between bonds; at most {MAX_ANGLES} are tried"
         start += atoms
     return reasons
-
-
-def _chunks(indices: Sequence[int], atoms: Sequence[int]) -> Iterator[list[int]]:
-    """Positions of crystals that go to a process together."""
-    chunk: list[int] = []
-    filled = 0
-    for i in indices:
-        if chunk and (len(chunk) == CRYSTALS_PER_CHUNK or filled + atoms[i] > ATOMS_PER_CHUNK):
-            yield chunk
-            chunk, filled = [], 0
-        chunk.append(i)
-        filled += atoms[i]
-    if chunk:
-        yield chunk
 
 
 def _groups(graphs: list[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:

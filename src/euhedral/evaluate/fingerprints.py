@@ -9,7 +9,7 @@ no fingerprint has none, as in the published evaluation; the reason says which s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from euhedral.data.worker import Unanswered, Worker
-from euhedral.data.workers import Crew, ask_each
+from euhedral.data.workers import Crew, ask_each, filled_chunks
 from euhedral.errors import ConfigError
 from euhedral.evaluate.crystal_nn import fingerprint_labels, site_fingerprints
 from euhedral.evaluate.magpie import magpie_fingerprint, magpie_labels
@@ -94,7 +94,9 @@ def structure_fingerprints(
     for i, sound in enumerate(prepared.reduced.tolist()):
         if not sound:
             reasons[i] = reasons[i] or "cell cannot be reduced"
-    chunks = list(_chunks([i for i, reason in enumerate(reasons) if reason is None], prepared.atoms))
+    tried = [i for i, reason in enumerate(reasons) if reason is None]
+    limits = {"crystals_at_once": _CRYSTALS_AT_ONCE, "atoms_at_once": _ATOMS_AT_ONCE}
+    chunks = list(filled_chunks(tried, prepared.atoms.tolist(), **limits))
     jobs = [partial(_ask, prepared, chunk, seconds_per_crystal) for chunk in chunks]
     done = total - sum(len(chunk) for chunk in chunks)
     with Crew(partial(Worker, _fingerprint_crystals), workers) as crew:
@@ -178,20 +180,6 @@ class _Prepared:
         """One crystal."""
         place = self.place(index)
         return self.cell[index], self.frac[place], self.species[place], float(self.diagonal[index])
-
-
-def _chunks(indices: list[int], atoms: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Crystals that go to a process together: numpy is fast on many sites at a time."""
-    chunk: list[int] = []
-    filled = 0
-    for i in indices:
-        if chunk and (len(chunk) == _CRYSTALS_AT_ONCE or filled + atoms[i] > _ATOMS_AT_ONCE):
-            yield chunk
-            chunk, filled = [], 0
-        chunk.append(i)
-        filled += int(atoms[i])
-    if chunk:
-        yield chunk
 
 
 def _ask(prepared: _Prepared, chunk: list[int], seconds: float, worker: Worker) -> list[dict[str, Any] | Unanswered]:
