@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -36,6 +38,10 @@ def act(request: Any, *_: object) -> Any:
         os._exit(3)
     if request == "hang":
         time.sleep(600)
+    if request == "alarm":
+        os.kill(os.getpid(), worker_process.ALARM)
+    if request == "outputs":
+        return [os.readlink(f"/proc/self/fd/{stream}") for stream in (1, 2)]
     if request == "print":
         print("a library that prints")
         os.write(1, b"and one that does so in C\n")
@@ -134,6 +140,70 @@ def test_closing_ends_a_request_in_progress() -> None:
     with pytest.raises(EuhedralError, match="closed"):
         worker.ask("hang", 60)
     closer.join()
+
+
+_FORSAKEN = """
+import itertools, os, signal, time
+from euhedral.data import worker_process
+from euhedral.data.worker import Worker
+
+def hurry():
+    worker_process.GRACE = 0.1
+
+def stay(how, say):
+    os.open(os.environ["LIFELINE"], os.O_WRONLY)
+    say("begun")
+    time.sleep(600) if how == "asleep" else sum(itertools.repeat(0))
+
+def ask(how, seconds):
+    Worker(stay, streams=True, prepare=hurry).ask(how, seconds, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither alarms nor a changing parent")
+@pytest.mark.parametrize(("how", "seconds"), [("asleep", None), ("in compiled code that keeps the interpreter", 0.5)])
+def test_a_process_whose_parent_was_killed_ends(tmp_path: Path, how: str, seconds: float | None) -> None:
+    (tmp_path / "forsaken.py").write_text(_FORSAKEN)
+    os.mkfifo(tmp_path / "lifeline")
+    held = os.open(tmp_path / "lifeline", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        parent = subprocess.run(
+            [sys.executable, "-c", f"import forsaken; forsaken.ask({how!r}, {seconds})"],
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "LIFELINE": str(tmp_path / "lifeline")},
+            timeout=60,
+        )
+        assert parent.returncode == -signal.SIGKILL
+        ended, _, _ = select.select([held], [], [], 60)
+        assert ended and os.read(held, 1) == b""
+    finally:
+        os.close(held)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no alarms")
+def test_a_process_that_ended_itself_was_late(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = worker.ask("pid", 60)
+    monkeypatch.setattr(worker_module._TimeLimit, "_watch", lambda _: None)
+    with pytest.raises(Unanswered, match=r"not decided within 0\.1 s") as told:
+        worker.ask("alarm", 0.1)
+    assert told.value.late and worker.ask("pid", 60) != before
+
+
+def test_a_time_that_is_over_as_the_answer_comes_is_noticed(worker: Worker) -> None:
+    class Slow(worker_module._TimeLimit):
+        def _watch(self) -> None:
+            self._stopped.wait()
+            time.sleep(0.2)
+            self.late = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "_TimeLimit", Slow)
+        before = worker.ask("pid", 60)
+    assert worker.ask("pid", 60) != before  # the time was over at the last moment, so that the process was replaced
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_what_is_printed_is_kept_nowhere(worker: Worker) -> None:
+    assert worker.ask("outputs", 60) == [os.devnull, os.devnull]
 
 
 def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from euhedral.data.worker_process import receive, send
+from euhedral.data.worker_process import ALARM, receive, send
 from euhedral.errors import EuhedralError
 
 SECONDS_TO_START = 300.0
@@ -26,7 +26,7 @@ SECONDS_TO_START = 300.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 # Without -P the folder in which the program was started would come first, and its random.py before Python's.
-_COMMAND = ("-P", "-c", "from euhedral.data.worker_process import serve; serve()")
+_COMMAND = ("-P", "-c", "import sys; from euhedral.data.worker_process import serve; serve(int(sys.argv[1]))")
 
 
 class Unanswered(EuhedralError):
@@ -86,7 +86,7 @@ class Worker:
         if kind == "error":
             raise Unanswered(value[0], error=value[1])
         self._check_open()
-        if late:
+        if late or (ALARM and process.returncode == -ALARM):  # this process was too busy to see that the time was over
             raise Unanswered(f"not decided within {seconds:g} s", late=True)
         raise Unanswered("the worker process ended (memory?)")
 
@@ -124,16 +124,17 @@ def _exchange(
     try:
         assert process.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # the process was ended, which its answer tells
+            send(process.stdin, seconds)
             send(process.stdin, request)
-        while True:
-            kind, value = _received(process)
+        kind, value = _received(process)
+        while kind == "item":
             limit.renew()
-            if kind != "item":
-                return kind, value, limit.late
             if on_item is not None:
                 on_item(value)
+            kind, value = _received(process)
     finally:
         limit.stop()
+    return kind, value, limit.late
 
 
 def _received(process: subprocess.Popen[bytes]) -> tuple[str, Any]:
@@ -152,16 +153,20 @@ class _TimeLimit:
         self._process = process
         self._seconds = seconds
         self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         if seconds is not None:
             self._end = time.monotonic() + seconds
-            threading.Thread(target=self._watch, daemon=True).start()
+            self._thread.start()
 
     def renew(self) -> None:
         if self._seconds is not None:
             self._end = time.monotonic() + self._seconds
 
     def stop(self) -> None:
+        """No end comes after this, and `late` says whether one came before."""
         self._stopped.set()
+        if self._seconds is not None:
+            self._thread.join()
 
     def _watch(self) -> None:
         while not self._stopped.wait(max(self._end - time.monotonic(), 0)):
@@ -174,7 +179,7 @@ class _TimeLimit:
 def _start(work: tuple[Callable[..., Any], *tuple[Any, ...]]) -> subprocess.Popen[bytes]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, *_COMMAND],
+            [sys.executable, *_COMMAND, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
