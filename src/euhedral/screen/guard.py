@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from euhedral.screen.relaxation import RelaxConfig
 
 
-def predict_all(potential: Potential, batch: CrystalBatch, keys: Sequence[int]) -> Prediction:
+def predict_all(potential: Potential, batch: CrystalBatch, keys: Sequence[int] | None) -> Prediction:
     """What the potential says, in float64 on the CPU; an exception is the reason of the one crystal that causes it.
 
     A batch that raises is halved until the crystals at fault are alone, which also gets a batch through that was too large
@@ -30,8 +30,8 @@ def predict_all(potential: Potential, batch: CrystalBatch, keys: Sequence[int]) 
             middle = len(batch) // 2
             return _concat(
                 [
-                    predict_all(potential, batch[:middle], keys[:middle]),
-                    predict_all(potential, batch[middle:], keys[middle:]),
+                    predict_all(potential, batch[:middle], None if keys is None else keys[:middle]),
+                    predict_all(potential, batch[middle:], None if keys is None else keys[middle:]),
                 ]
             )
         return _nothing(batch, f"{type(error).__name__}: {error}"[:300])
