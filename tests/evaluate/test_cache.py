@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.data.worker import Worker
+from euhedral.data.worker_process import MEMORY_LIMIT, reason_of
+from euhedral.data.workers import ask_each
 from euhedral.errors import OutputError
 from euhedral.evaluate import cache as cache_module
 from euhedral.evaluate.cache import FILE_NAME, ResultCache, content_keys, default_folder, joined_key
@@ -65,13 +68,40 @@ def test_results_come_back_for_the_same_metric_version_and_settings_only(tmp_pat
 
 @pytest.mark.parametrize(
     "reason",
-    ["not decided within 0.1 s", "the process ended (memory?)", "finding it ended the worker process (memory?)"],
+    [
+        "not decided within 0.1 s",
+        "the process ended (memory?)",
+        "site 3: _ArrayMemoryError: Unable to allocate 9 GiB",
+        reason_of(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")),
+        reason_of(RuntimeError("CUDA out of memory.")),
+    ],
 )
 def test_what_another_try_could_change_is_not_kept(tmp_path: Path, reason: str) -> None:
     keys = content_keys(crystals())
     with ResultCache(tmp_path) as cache:
         cache.put("match", 1, {}, {keys[0]: b"[null]" + reason.encode(), keys[1]: b"no match"})
         assert cache.get("match", 1, {}, keys) == {keys[1]: b"no match"}
+
+
+def allocate(sizes: list[int]) -> list[int]:
+    """Body of a worker process."""
+    import numpy as np
+
+    return [len(np.empty(size, dtype=np.uint8)) for size in sizes]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is kept on Linux")
+def test_a_crystal_for_which_a_worker_lacked_memory_is_tried_again(tmp_path: Path) -> None:
+    keys = content_keys(crystals(2))
+    worker = Worker(allocate)
+    try:
+        answers = ask_each(worker, [2 * MEMORY_LIMIT, 8], 60)
+    finally:
+        worker.close()
+    assert "Unable to allocate" in str(answers[0]) and answers[1] == 8
+    with ResultCache(tmp_path) as cache:
+        cache.put("m", 1, {}, {key: str(answer).encode() for key, answer in zip(keys, answers, strict=True)})
+        assert cache.get("m", 1, {}, keys) == {keys[1]: b"8"}
 
 
 def test_more_keys_than_one_query_takes(tmp_path: Path) -> None:

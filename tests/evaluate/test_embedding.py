@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.data.worker_process import reason_of
 from euhedral.errors import ConfigError, EuhedralError
 from euhedral.evaluate import embedding
 from euhedral.evaluate.comparison import plain_crystals
@@ -121,7 +122,7 @@ def test_small_batches_and_a_batch_that_fails_together(monkeypatch: pytest.Monke
     monkeypatch.setattr(embedding._Model, "_loaded", embedding._Model(Fragile()))
     found = predicted(sound())
     perovskites = (sound().num_atoms == 5).tolist()
-    assert [outcome == "RuntimeError: out of memory" for outcome in found] == perovskites
+    assert [outcome == reason_of(RuntimeError("out of memory")) for outcome in found] == perovskites
     for outcome, energy, is_one in zip(found, plain, perovskites, strict=True):
         assert is_one or outcome[0] == pytest.approx(energy, abs=1e-5)
 

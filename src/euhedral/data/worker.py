@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from euhedral.data.worker_process import ALARM, receive, send
+from euhedral.data.worker_process import ALARM, UNDECIDED, receive, send
 from euhedral.errors import EuhedralError
 
 SECONDS_TO_START = 300.0
@@ -87,7 +87,7 @@ class Worker:
             raise Unanswered(value[0], error=value[1])
         self._check_open()
         if late or (ALARM and process.returncode == -ALARM):  # this process was too busy to see that the time was over
-            raise Unanswered(f"not decided within {seconds:g} s", late=True)
+            raise Unanswered(f"{UNDECIDED} within {seconds:g} s", late=True)
         raise Unanswered("the worker process ended (memory?)")
 
     def running(self) -> subprocess.Popen[bytes]:

@@ -27,6 +27,8 @@ MEMORY_LIMIT = 8 * 2**30
 """Address space in bytes that a process may take beyond what its libraries have mapped, where the system can limit it."""
 GRACE = 5.0
 """Seconds after its limit at which a process ends itself, which its parent, where there still is one, has done before."""
+UNDECIDED = "not decided"
+"""What a reason begins with where only the time or the memory did not suffice: another try may end otherwise."""
 ALARM: int = getattr(signal, "SIGALRM", 0)
 """The signal that a process ends itself by; 0 on Windows, which has none."""
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -145,7 +147,17 @@ def _answer(
     except Exception as error:
         limit.stop()
         error.add_note(f"In a worker process: {traceback.format_exc()}")
-        send(answers, ("error", (f"{type(error).__name__}: {error}"[:300], _portable(error))))
+        send(answers, ("error", (reason_of(error), _portable(error))))
+
+
+def reason_of(error: Exception) -> str:
+    """The type and message of an exception, at most 300 characters; want of memory begins with `UNDECIDED`."""
+    text = f"{type(error).__name__}: {error}"
+    # Torch and the system's loader tell it by their messages alone.
+    wanting = any(words in text.lower() for words in ("out of memory", "allocate memory", "not enough memory"))
+    if wanting or isinstance(error, MemoryError):
+        text = f"{UNDECIDED} for want of memory: {text}"
+    return text[:300]
 
 
 def _portable(error: Exception) -> Exception:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from euhedral.data.worker_process import UNDECIDED
 from euhedral.errors import OutputError
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ LAYOUT = 1
 DEFAULT_LIMIT = 4 * 2**30
 """Largest size of the file in bytes; beyond it the results that were not used for longest are removed."""
 
-UNSETTLED = (b"not decided within", b"(memory?)", b"cancelled")
-"""What the reasons of results that another try could change contain."""
+UNSETTLED = (UNDECIDED.encode(), b"(memory?)", b"MemoryError", b"cancelled")
+"""What the reasons of results that another try could change contain, in whatever form a metric keeps them."""
 
 _SECONDS_OF_PATIENCE = 20.0
 _KEYS_AT_ONCE = 500

@@ -24,6 +24,7 @@ import numpy as np
 
 from euhedral.crystal.elements import SYMBOLS
 from euhedral.data.worker import Unanswered, Worker
+from euhedral.data.worker_process import reason_of
 from euhedral.data.workers import Crew, ask_each, filled_chunks
 from euhedral.errors import ConfigError, EuhedralError
 
@@ -201,7 +202,7 @@ class _Model:
         # As above: a failure of a group is tried one by one, and that of one is its outcome.
         except Exception as error:
             if len(graphs) == 1:
-                return [f"{type(error).__name__}: {error}"[:300]]
+                return [reason_of(error)]
             return [outcome for graph in graphs for outcome in self.evaluate([graph])]
         outcomes: list[Prediction | str] = []
         for graph, energy, summed in zip(graphs, found["e"], found["crystal_fea"], strict=True):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from euhedral.data.worker_process import reason_of
 from euhedral.evaluate.comparison import (
     NO_MATCH,
     Compare,
@@ -70,7 +71,7 @@ def _comparing(
             return reduce_crystal(crystal.cell, crystal.frac, crystal.species)
         # Whatever the reduction raises on an odd cell is the outcome of all its pairs, with its reason.
         except Exception as error:
-            return _in_words(error)
+            return reason_of(error)
 
     def compare(i: int, j: int) -> Comparison:
         first, second = reduced(i), reduced(j)
@@ -88,11 +89,7 @@ def _comparing(
             if value is not None and rms_of_match:
                 return Comparison(matched=True, rms=distance(first, second, tolerances, rms=True))
         except Exception as error:
-            return Comparison(matched=False, reason=_in_words(error))
+            return Comparison(matched=False, reason=reason_of(error))
         return NO_MATCH if value is None else Comparison(matched=True, rms=value if rms else None)
 
     return compare
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
