@@ -19,6 +19,7 @@ from euhedral.errors import ConfigError, CrystalError, DataError, OutputError
 from euhedral.evaluate import run as run_module
 from euhedral.evaluate.protocols import PROTOCOLS
 from euhedral.evaluate.report import Report, read_metrics
+from euhedral.evaluate.requested import Requested
 from euhedral.evaluate.run import Settings, Stage, evaluate, judge, read_inputs
 from evaluate.disasters import DISASTERS, UNREADABLE, write_disasters
 
@@ -381,3 +382,33 @@ def test_json_of_a_report_has_no_numbers_that_json_lacks() -> None:
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert Report.from_dict(json.loads(text)) == report
     assert np.isfinite([d for item in report.distributions for d in item.edges]).all()
+
+
+@pytest.mark.parametrize("protocol", [protocol.name for protocol in PROTOCOLS])
+def test_every_protocol_lists_crystals_that_cannot_be_built(protocol: str) -> None:
+    report = quick(several(), several(), protocol=protocol, requested=Requested(space_group=225))
+    assert 3 in {failure.index for failure in report.failures}
+
+
+def test_shares_of_which_less_is_better_are_of_crystals_that_could_be_judged() -> None:
+    report = quick(several(), protocol=["cdvae", "lemat"])
+    for name in ("symmetry.p1", "supply.radioactive", "supply.toxic"):
+        assert report[name].samples == 3 and report[name].value == 0.0
+
+
+def iron_nickel(*species: int) -> CrystalBatch:
+    """Body-centred positions with the given atomic numbers."""
+    frac = torch.tensor([[0.0] * 3, [0.5] * 3, [0.0, 0.0, 0.5], [0.5, 0.5, 0.0]], dtype=torch.float64)
+    cell = torch.diag(torch.tensor([2.6, 2.6, 3.6], dtype=torch.float64))
+    return CrystalBatch.from_crystals([(cell, frac, torch.tensor(species))])
+
+
+def test_two_orders_of_an_alloy_are_one_crystal_by_the_rule_with_disorder(tmp_path: Path) -> None:
+    alloys = CrystalBatch.concat([iron_nickel(26, 26, 28, 28), iron_nickel(26, 28, 26, 28)])
+    report = quick(
+        alloys, train=alloys[[0]], protocol=["mattergen", "lemat"], energies=[0.0, 0.0], folder=tmp_path / "r"
+    )
+    assert report["discovery.unique"].value == 0.5 and report["discovery.unique_ordered"].value == 1.0
+    table = pq.read_table(tmp_path / "r" / "records.parquet")
+    assert table["unique"].to_pylist() == [True, False] and table["unique_ordered"].to_pylist() == [True, True]
+    assert table["novel"].to_pylist() == [False, False] and table["novel_ordered"].to_pylist() == [False, True]

@@ -142,7 +142,12 @@ def measure_symmetry(context: Context, settings: Mapping[str, Any]) -> Measured:
     groups = _space_groups(context, context.samples, symprec)
     own, other = summarize_space_groups(groups), None
     note = f"moyopy, symprec {symprec:g} Å"
-    figures = [context.share("symmetry.p1", groups.numbers == 1, note=note, better="lower")]
+    found = int((groups.numbers > 0).sum())
+    # Less is better here, so that a crystal without a space group must not count as one that is not P1.
+    p1 = context.share(
+        "symmetry.p1", own.numbers.get(1, 0), found, note=f"of the {found} with a space group; {note}", better="lower"
+    )
+    figures = [p1]
     if context.reference is not None:
         other = summarize_space_groups(_space_groups(context, context.reference, symprec))
         figures.append(

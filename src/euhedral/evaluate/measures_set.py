@@ -22,12 +22,22 @@ _NOVEL_VERSION = 2
 
 
 def measure_unique(context: Context, settings: Mapping[str, Any]) -> Measured:
-    """Share of crystals that differ from all before them."""
-    records = duplicate_records(context, settings)
+    """Share of crystals that differ from all before them, by the protocol's rule and others beside it."""
+    main, *beside = settings["rule"], *settings.get("rules_beside", ())
+    figures = [
+        context.share(
+            "discovery.unique" if rule == main else f"discovery.unique_{rule}",
+            np.array([record.unique for record in duplicate_records(context, settings, rule)], dtype=bool),
+            better="higher",
+            note=f"rule '{rule}'; {tolerance_note(settings)}",
+        )
+        for rule in (main, *beside)
+    ]
+    records = duplicate_records(context, settings, main)
     unique = np.array([record.unique for record in records], dtype=bool)
     broken = unbuildable(context, context.samples)
     return Measured(
-        figures=(context.share("discovery.unique", unique, better="higher", note=tolerance_note(settings)),),
+        figures=tuple(figures),
         failures=tuple(
             Failure(index=record.index, stage="unique", reason=record.reason)
             for record in records
@@ -37,26 +47,27 @@ def measure_unique(context: Context, settings: Mapping[str, Any]) -> Measured:
     )
 
 
-def duplicate_records(context: Context, settings: Mapping[str, Any]) -> list[DuplicateRecord]:
+def duplicate_records(context: Context, settings: Mapping[str, Any], rule: NoveltyRule) -> list[DuplicateRecord]:
     """Whether each crystal is the first of its kind."""
     tolerances = tolerances_of(settings)
 
     def find() -> list[list[Any]]:
         records = find_duplicates(
             context.crystals,
+            disordered=rule == "disordered",
             workers=context.workers,
             seconds_per_pair=context.seconds_per_crystal,
             tolerances=tolerances,
-            progress=context.reporter("unique"),
+            progress=context.reporter(f"unique ({rule})"),
         )
         return [[record.duplicate_of, record.reason] for record in records]
 
     def remember() -> list[DuplicateRecord]:
-        kept = asdict(tolerances)
+        kept = {**asdict(tolerances), "rule": rule}
         rows = context.for_all("unique", _UNIQUE_VERSION, kept, [context.crystals], find)
         return [DuplicateRecord(index=i, duplicate_of=twin, reason=why) for i, (twin, why) in enumerate(rows)]
 
-    return context.once(("unique", tolerances), remember)
+    return context.once(("unique", rule, tolerances), remember)
 
 
 def tolerances_of(settings: Mapping[str, Any]) -> Tolerances:
@@ -105,7 +116,7 @@ def measure_sun(context: Context, settings: Mapping[str, Any]) -> Measured:
     """Stable, unique and novel crystals, given energies above the hull."""
     if context.energies is None:
         raise NotMeasurable("needs energies above the hull (--energies, or labels e_above_hull of the samples)")
-    unique = np.array([record.unique for record in duplicate_records(context, settings)], dtype=bool)
+    unique = np.array([record.unique for record in duplicate_records(context, settings, settings["rule"])], dtype=bool)
     novel = np.array([record.novel for record in novelty_records(context, settings, settings["rule"])], dtype=bool)
     found = judge_discovery(
         context.energies,
@@ -116,7 +127,7 @@ def measure_sun(context: Context, settings: Mapping[str, Any]) -> Measured:
         metastable_at=float(settings["metastable_at"]),
     )
     at, near = f"at most {found.stable_at:g} eV/atom", f"at most {found.metastable_at:g} eV/atom"
-    note = f"novelty rule '{settings['rule']}'"
+    note = f"unique and novel by rule '{settings['rule']}'"
     known = np.isfinite(found.e_above_hull)
     return Measured(
         figures=(

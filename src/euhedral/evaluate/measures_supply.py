@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from euhedral.evaluate.context import Context, Measured
+from euhedral.evaluate.measures_crystal import unbuildable
 from euhedral.evaluate.supply import judge_supply
 
 
@@ -20,8 +21,15 @@ def measure_supply(context: Context, settings: Mapping[str, Any]) -> Measured:
             "Herfindahl-Hirschman index, 0 to 10,000, weighted by mass; elements without an index leave a crystal out"
         )
         figures.append(context.mean_of_known(f"supply.hhi_{name}", values, note=note, better="lower"))
-    figures.append(context.share("supply.radioactive", found.radioactive, better="lower"))
-    figures.append(context.share("supply.toxic", found.toxic, note="Be, As, Cd, Hg, Tl or Pb", better="lower"))
+    # Less is better here, so that a crystal that cannot be built must not count as one without such elements.
+    built = np.array([problem is None for problem in unbuildable(context, context.samples)], dtype=bool)
+    for name, mask, words in (
+        ("radioactive", found.radioactive, ""),
+        ("toxic", found.toxic, "Be, As, Cd, Hg, Tl or Pb"),
+    ):
+        note = "; ".join(part for part in (f"of the {built.sum()} that can be built", words) if part)
+        held = int((np.asarray(mask, dtype=bool) & built).sum())
+        figures.append(context.share(f"supply.{name}", held, int(built.sum()), note=note, better="lower"))
     return Measured(
         figures=tuple(figures),
         columns={

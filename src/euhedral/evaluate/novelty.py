@@ -5,7 +5,8 @@ Only references of the compositions that are asked about are ever reduced and co
 A crystal is known if the rules of pymatgen's StructureMatcher map it onto a reference (its default tolerances, as
 MatterGen uses them); with rule 'disordered' also if it does so once elements that can share a site are spread over each
 other's sites (`disorder`). As in MatterGen's code, the crystal is the matcher's first and the reference its second, which
-can decide a pair near the tolerances, and space groups need not be equal. Its `fit` asks for the largest displacement
+can decide a pair near the tolerances. Unlike there, the ordered comparison is made whatever the space groups are (there
+it is left out where they differ), so that somewhat fewer crystals are novel here. Its `fit` asks for the largest displacement
 to be within the tolerances; the rms that is given is the least over all mappings.
 A crystal that could not be decided is never novel.
 """

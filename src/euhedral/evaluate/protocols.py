@@ -83,8 +83,8 @@ REQUEST = "request"
 """The protocol of what was asked for."""
 _VALIDITY = Metric(name="validity", settings={"rule": "cdvae", "rules_beside": ["smact"]})
 _GENERATED_SYMMETRY = Metric(name="symmetry", settings={"symprec": 0.1})
-_UNIQUE = Metric(name="unique", settings=_tolerances(0.3, 0.2, 5.0))
 _NOVEL_ORDERED = {**_tolerances(0.3, 0.2, 5.0), "rule": "ordered"}
+_UNIQUE = Metric(name="unique", settings=_NOVEL_ORDERED)
 _NOVEL_DISORDERED = {**_tolerances(0.3, 0.2, 5.0), "rule": "disordered"}
 _STABLE = {"stable_at": STABLE_AT, "metastable_at": METASTABLE_AT}
 _COVERAGE = Metric(name="coverage")
@@ -97,7 +97,7 @@ _MATCH_SETTINGS = {**_tolerances(0.5, 0.3, 10.0), "rule": "cdvae"}
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
         name="cdvae",
-        version="1.0",
+        version="1.1",
         title="De novo generation by the protocol of CDVAE (Xie et al., ICLR 2022)",
         metrics=(_VALIDITY, _COVERAGE, _WASSERSTEIN, _GENERATED_SYMMETRY, _ENERGY),
         anchored=("validity", "coverage", "wasserstein"),
@@ -117,22 +117,22 @@ PROTOCOLS: tuple[Protocol, ...] = (
     ),
     Protocol(
         name="mattergen",
-        version="1.0",
+        version="1.1",
         title="Discovery by the protocol of MatterGen (Zeni et al., Nature 2025): stable, unique and novel",
         metrics=(
             _VALIDITY,
-            _UNIQUE,
+            Metric(name="unique", settings={**_NOVEL_DISORDERED, "rules_beside": ["ordered"]}),
             Metric(name="novel", settings={**_NOVEL_DISORDERED, "rules_beside": ["ordered"]}),
             Metric(name="sun", settings={**_NOVEL_DISORDERED, **_STABLE}),
-            Metric(name="relaxation", settings=_UNIQUE.settings),
+            Metric(name="relaxation", settings=_tolerances(0.3, 0.2, 5.0)),
             _GENERATED_SYMMETRY,
             Metric(name="templates", settings={"symprec": 0.1, "symprec_known": 0.01}),
         ),
-        anchored=("discovery", "relaxation"),
+        anchored=("discovery",),
     ),
     Protocol(
         name="lemat",
-        version="1.0",
+        version="1.1",
         title="The families of LeMat-GenBench (arXiv 2512.04562)",
         metrics=(
             _VALIDITY,

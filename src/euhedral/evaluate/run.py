@@ -17,6 +17,7 @@ from euhedral.evaluate.anchors import anchors_of
 from euhedral.evaluate.cache import ResultCache, default_folder
 from euhedral.evaluate.context import Context, Measured, NotMeasurable, StageProgress
 from euhedral.evaluate.measures import MEASURES
+from euhedral.evaluate.measures_crystal import unbuildable
 from euhedral.evaluate.protocols import Metric, Protocol, chosen_protocols, find_dataset
 from euhedral.evaluate.report import Distribution, Failure, Parity, ProtocolResult, Report
 from euhedral.evaluate.requested import Requested, Values, requested_of_run, sample_values, unsteered_values
@@ -287,10 +288,16 @@ class _Run:
             "id": samples.ids,
             "read_error": samples.reasons,
         }
-        for outcome in measured:
-            columns.update(outcome.columns)
+        for (name, settings), outcome in self._outcomes.items():
+            if isinstance(outcome, Measured):
+                _add_columns(columns, outcome.columns, json.loads(settings).get("rule", name))
         reference = self._inputs.reference
         failures = dict.fromkeys(failure for outcome in measured for failure in outcome.failures)
+        listed = {failure.index for failure in failures}
+        # No metric but validity names crystals that cannot be read or built, and not every protocol has it.
+        for i, problem in enumerate(unbuildable(self._context, samples)):
+            if problem is not None and i not in listed:
+                failures[Failure(index=i, stage="read" if samples.reasons[i] else "build", reason=problem)] = None
         report = Report(
             samples=len(samples),
             references=0 if reference is None else len(reference),
@@ -345,6 +352,13 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _add_columns(columns: dict[str, Sequence[Any]], fresh: Mapping[str, Sequence[Any]], rule: str) -> None:
+    """Take columns up; those of a name that another protocol's rule gave other verdicts are called after their rule."""
+    for name, values in fresh.items():
+        taken = name in columns and list(columns[name]) != list(values)
+        columns[f"{name}_{rule}" if taken else name] = values
 
 
 def _key(metric: Metric) -> tuple[str, str]:

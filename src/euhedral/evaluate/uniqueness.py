@@ -63,6 +63,7 @@ class DuplicateRecord:
 def find_duplicates(
     batch: CrystalBatch,
     *,
+    disordered: bool = False,
     workers: int = 1,
     seconds_per_pair: float = 60.0,
     tolerances: Tolerances = UNIQUE_TOLERANCES,
@@ -72,6 +73,7 @@ def find_duplicates(
 
     Args:
         batch: generated crystals.
+        disordered: whether crystals that differ only by elements which can share a site are the same, as in `novelty`.
         workers: processes, one thread each.
         seconds_per_pair: a pair that takes longer is undecided, and its later crystal not unique.
         tolerances: of the matcher.
@@ -91,7 +93,7 @@ def find_duplicates(
             buckets.setdefault(counts, []).append(i)
     crystals = plain_crystals(batch)
     compared = [bucket for bucket in buckets.values() if len(bucket) > 1]
-    tasks = [local_task("sift", crystals, part, rms=False) for part in _parts(compared)]
+    tasks = [local_task("sift", crystals, part, rms=False, disorder=disordered) for part in _parts(compared)]
     done = 0
     with comparison_pool(tolerances, seconds_per_pair=seconds_per_pair, workers=workers) as pool:
         for position, outcomes in pool.run([task.job for task in tasks]):
