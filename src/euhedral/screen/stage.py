@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ class Stage(ABC):
 
         Args:
             crystals: as the earlier stages left them, on the CPU.
-            earlier: values of all earlier stages, one mapping a crystal.
+            earlier: values of all earlier stages, one mapping a crystal; `index` is the crystal's index in the run.
             workers: processes to use; 0 works in this one. The same records come out for any number, but for `seconds`.
 
         Returns:
@@ -100,3 +101,8 @@ class Stage(ABC):
             EuhedralError: only for what concerns all crystals (a package that is missing, a reference of other energies).
                 Whatever one crystal causes is a record with a reason.
         """
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where it is not finite: what a record may hold."""
+    return float(value) if value is not None and math.isfinite(value) else None
