@@ -17,6 +17,10 @@ ENTRY_POINT_GROUP = "euhedral.models"
 
 MODELS: Mapping[str, tuple[str, str]] = {
     "joint_flow": ("euhedral.models.joint_flow:JointFlowConfig", "euhedral.models.joint_flow:JointFlow"),
+    "joint_diffusion": (
+        "euhedral.models.joint_diffusion:JointDiffusionConfig",
+        "euhedral.models.joint_diffusion:JointDiffusion",
+    ),
 }
 
 

@@ -23,6 +23,10 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "lattice_mean": (0.0, 0.0, 0.0, 0.0, 0.0, 1.65),
         "lattice_std": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15),
     },
+    "joint_diffusion": {
+        "net": {"width": 32, "layers": 2, "frequencies": 16, "time_width": 32, "species": True, "conditioned": True},
+        "species": "absorbing",
+    },
 }
 
 

@@ -1,0 +1,56 @@
+"""Elements that masked atoms of each crystal may take, kept while they are revealed one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from euhedral.models.base import SampleRequest
+from euhedral.noise.masked import MaskedSpecies
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Palette:
+    """What is still allowed and owed; see `SampleRequest`.
+
+    Attributes:
+        allowed: elements that a masked atom may take, (b, 119).
+        addable: elements that an open place may take, (b, 119).
+        opens: open places that still wait for an element, (b,).
+    """
+
+    allowed: Tensor
+    addable: Tensor
+    opens: Tensor
+
+    @classmethod
+    def of(cls, request: SampleRequest, device: torch.device) -> Palette:
+        """The palette that a request begins with."""
+        return cls(
+            allowed=request.allowed.to(device),
+            addable=request.addable.to(device),
+            opens=request.open_elements.to(device),
+        )
+
+    def reveal(self, species: Tensor, logits: Tensor, *, rng: torch.Generator) -> tuple[Tensor, Palette]:
+        """Reveal one masked atom of each crystal; elements still owed to open places come first.
+
+        Args:
+            species: atomic numbers, 0 where masked, (b, n).
+            logits: by atomic number, (b, n, 119).
+            rng: on the CPU.
+
+        Returns:
+            The species, and the palette of what comes next.
+        """
+        owed = (self.opens > 0)[:, None]
+        usable = torch.where(owed, self.addable & ~self.allowed, self.allowed)
+        logits = logits.masked_fill(~usable[:, None], float("-inf"))
+        after = MaskedSpecies().reveal(species.cpu(), logits.cpu(), 1, rng=rng).to(species.device)
+        new = torch.where(after != species, after, torch.zeros_like(after)).amax(1)
+        took = owed[:, 0] & (new > 0)
+        allowed = self.allowed | (functional.one_hot(new, usable.shape[1]).bool() & took[:, None])
+        return after, replace(self, allowed=allowed, opens=self.opens - took.long())

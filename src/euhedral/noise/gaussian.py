@@ -1,0 +1,106 @@
+"""Variance-preserving diffusion of Euclidean values (Ho et al., DDPM, NeurIPS 2020), with the cosine schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from euhedral.noise.base import Corrupted, expand_time
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariancePreservingConfig:
+    """Schedule of the process.
+
+    Attributes:
+        levels: discrete noise levels T; level k of them is the time t = 1 - k / T.
+        offset: s of the cosine schedule (Nichol and Dhariwal, ICML 2021, Eq. 17).
+        smallest_beta: lower bound of the variance added between two levels, as a share of the whole.
+        largest_beta: upper bound of it.
+    """
+
+    levels: int = 1000
+    offset: float = 0.008
+    smallest_beta: float = 1e-4
+    largest_beta: float = 0.9999
+
+
+class VariancePreserving:
+    """x_t = sqrt(a) x + sqrt(1 - a) e with e ~ N(0, 1); a rises from about 0 at t = 0 (noise) to 1 at t = 1.
+
+    a is the product of 1 - beta over the levels (DDPM, Eq. 4), betas being those of the cosine schedule within their
+    bounds; between levels log a is interpolated. The target of training is the noise e.
+    """
+
+    def __init__(self, config: VariancePreservingConfig | None = None) -> None:
+        self.config = config = config or VariancePreservingConfig()
+        level = torch.arange(config.levels + 1, dtype=torch.float64) / config.levels
+        signal = torch.cos((level + config.offset) / (1 + config.offset) * math.pi / 2).square()
+        beta = (1 - signal[1:] / signal[:-1]).clamp(config.smallest_beta, config.largest_beta)
+        self._log_signal = torch.cat([torch.zeros(1, dtype=torch.float64), (1 - beta).log().cumsum(0)])
+
+    def signal(self, t: Tensor) -> Tensor:
+        """The share a of the variance that is signal, for clean values of variance one; shape of `t`, float64."""
+        table = self._log_signal.to(t.device)
+        place = ((1 - t.double()) * self.config.levels).clamp(0, self.config.levels)
+        low = place.floor().long().clamp_max(self.config.levels - 1)
+        return torch.lerp(table[low], table[low + 1], place - low).exp()
+
+    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal values."""
+        return torch.randn(shape, generator=rng, device=device)
+
+    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator) -> Corrupted:
+        """Noisy values at time t, and the noise in them."""
+        noise = torch.randn(clean.shape, generator=rng, device=clean.device, dtype=clean.dtype)
+        kept, lost = self._scales(t, clean)
+        return Corrupted(noisy=kept * clean + lost * noise, target=noise)
+
+    def clean_from_noise(self, noisy: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x = (x_t - sqrt(1 - a) e) / sqrt(a)."""
+        kept, lost = self._scales(t, noisy)
+        return (noisy - lost * noise) / kept
+
+    def noise_from_clean(self, noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+        """e = (x_t - sqrt(a) x) / sqrt(1 - a), for t < 1."""
+        kept, lost = self._scales(t, noisy)
+        return (noisy - kept * clean) / lost
+
+    def score_from_noise(self, noise: Tensor, t: Tensor) -> Tensor:
+        """Score of the marginal at time t < 1: -E[e | x_t] / sqrt(1 - a)."""
+        return -noise / self._scales(t, noise)[1]
+
+    def noise_from_score(self, score: Tensor, t: Tensor) -> Tensor:
+        """Inverse of `score_from_noise`."""
+        return -score * self._scales(t, score)[1]
+
+    def reverse(self, noisy: Tensor, noise: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Draw from p(x_later | x_t), given the expected noise in x_t: the ancestral step (DDPM, Algorithm 2).
+
+        From one level to the next it is exactly that of DDPM with its smaller variance; over several levels, the beta
+        of the longer step takes its place, within the same upper bound, since the first step would else divide by
+        next to nothing. At later = 1 nothing random is added.
+        """
+        signal, beta, spread = self._step(noisy, t, later)
+        mean = (noisy - beta / (1 - signal).sqrt() * noise) / (1 - beta).sqrt()
+        drawn = torch.randn(noisy.shape, generator=rng, device=rng.device, dtype=noisy.dtype).to(noisy.device)
+        return mean + spread * drawn
+
+    def deterministic(self, noisy: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
+        """The step without randomness (Song et al., DDIM, ICLR 2021, Eq. 12 with sigma = 0)."""
+        kept, lost = self._scales(later, noisy)
+        return kept * self.clean_from_noise(noisy, noise, t) + lost * noise
+
+    def _scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        signal = self.signal(t)
+        return expand_time(signal.sqrt(), like), expand_time((1 - signal).clamp_min(0).sqrt(), like)
+
+    def _step(self, noisy: Tensor, t: Tensor, later: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Signal at t, beta of the step, and the standard deviation that is added."""
+        now, then = self.signal(t), self.signal(later)
+        beta = (1 - now / then).clamp_max(self.config.largest_beta)
+        spread = (beta * (1 - then) / (1 - now).clamp_min(1e-30)).clamp_min(0).sqrt()
+        return expand_time(now, noisy), expand_time(beta, noisy), expand_time(spread, noisy)
