@@ -52,7 +52,7 @@ def test_one_command_gives_table_json_and_report(
     code, out, _ = euhedral(capsys, monkeypatch, *words, "--protocol", "csp", "--report", str(tmp_path / "report"))
     assert code == 0
     assert "3 crystals of" in out and "66.67 %" in out
-    assert "match.rate_prediction_valid" in out and "published match.rate: CDVAE 33.9, DiffCSP 51.49" in out
+    assert "match.rate_prediction_valid" in out and "published match.rate_both_valid: CDVAE 33.9, DiffCSP 51.49" in out
     assert "1 x read: this is not a CIF" in out
     files = {file.name for file in (tmp_path / "report").iterdir()}
     assert files == {"metrics.json", "records.parquet", "index.html"}
@@ -159,6 +159,15 @@ def test_an_interrupted_evaluation_leaves_whole_files(crystals: Path, tmp_path: 
     assert document["schema"] == "euhedral-metrics"
     assert document["results"][0]["figures"][0]["name"] == "validity.structure"
     assert pq.read_table(metrics.with_name("records.parquet")).num_rows == 3
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_protocol_that_can_judge_nothing_is_an_error(
+    crystals: Path, capsys: Run, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    words = ("evaluate", str(crystals), "--protocol", "request", "--target", "band_gap=1", "--no-cache", *more)
+    code, out, err = euhedral(capsys, monkeypatch, *words)
+    assert code == 2 and "nothing could be judged by request" in err and "--values" in out
 
 
 def test_help_names_the_protocols(capsys: Run, monkeypatch: pytest.MonkeyPatch) -> None:

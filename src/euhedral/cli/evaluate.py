@@ -160,10 +160,13 @@ def _judge(
         import json
 
         sys.stdout.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
-        return
-    print_report(Console(), result)
-    if report is not None:
+    else:
+        print_report(Console(), result)
+    if report is not None and not as_json:
         Console(stderr=True).print(f"report in {report}", markup=False)
+    if not any(judged.figures for judged in result.results):
+        named = ", ".join(judged.protocol for judged in result.results)
+        raise ConfigError(f"nothing could be judged by {named}: give what the lines above ask for")
 
 
 @contextmanager
