@@ -21,6 +21,7 @@ from euhedral.data.convert import ConversionReport, convert
 from euhedral.data.entries import Entry
 from euhedral.data.spool import ConvertedChunk
 from euhedral.data.store import CrystalStore
+from euhedral.data.worker import Unanswered
 from euhedral.errors import DataError, OutputError
 
 
@@ -115,9 +116,9 @@ def test_workers_give_the_same_store(small_csv: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_lost_entry_becomes_a_failure() -> None:
-    chunk = module._lost_chunk([Entry("x"), Entry("y")])
+    chunk = module._lost_chunk([Entry("x"), Entry("y")], Unanswered("it died"))
     assert isinstance(chunk, ConvertedChunk)
-    assert chunk.failures == ((0, "x", "the process that read it died"), (1, "y", "the process that read it died"))
+    assert chunk.failures == tuple((i, name, "it could not be read: it died") for i, name in enumerate("xy"))
 
 
 def test_atoms_on_each_other_keep_their_cell(tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import os
+import time
 import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +15,9 @@ from data.crystal_sources import ROCK_SALT, cif, csv_text
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.data import samples as samples_module
 from euhedral.data.convert import convert
-from euhedral.data.samples import from_batch, from_objects, joined, read_samples
-from euhedral.errors import DataError
+from euhedral.data.entries import Entry
+from euhedral.data.samples import from_batch, from_objects, joined, limited, read_samples
+from euhedral.errors import ConfigError, DataError
 
 
 def test_broken_rows_keep_their_place_and_reason(small_csv: Path) -> None:
@@ -30,12 +36,70 @@ def test_many_rows_are_read_by_processes_in_order(tmp_path: Path, monkeypatch: p
     (tmp_path / "many.csv").write_text(csv_text([tuple(row) for row in rows]))
     alone = read_samples(tmp_path / "many.csv")
     monkeypatch.setattr(samples_module, "CHUNK", 16)
-    monkeypatch.setattr(samples_module, "WORTH_A_PROCESS", 32)
+    monkeypatch.setattr(samples_module, "WORTH_PROCESSES", 32)
     seen: list[int] = []
     together = read_samples(tmp_path / "many.csv", workers=2, progress=lambda done, _: seen.append(done))
     assert together.ids == alone.ids and together.reasons == alone.reasons
     assert torch.equal(together.crystals.frac, alone.crystals.frac)
     assert seen[-1] == 60 and seen == sorted(seen)
+
+
+@dataclass(frozen=True)
+class Trap:
+    """What calls a function of a module in the process that reads it."""
+
+    function: Callable[[Any], object]
+    argument: Any
+
+    def __reduce__(self) -> tuple[Callable[[Any], object], tuple[Any]]:
+        return self.function, (self.argument,)
+
+
+def test_a_crystal_that_hangs_or_kills_its_reader_is_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entries(*_: object, **__: object) -> Iterator[Entry]:
+        yield Entry("good", "cif", ROCK_SALT)
+        yield Entry("kills", "cif", Trap(os._exit, 3))
+        yield Entry("hangs", "cif", Trap(time.sleep, 600), labels={"x": 1.0})
+        yield Entry("fills", "cif", Trap(bytearray, 2**62))
+        yield Entry("last", "cif", ROCK_SALT)
+
+    monkeypatch.setattr(samples_module, "source_entries", entries)
+    found = read_samples("x.cif", seconds_per_crystal=2.0)
+    assert found.ids == ("good", "kills", "hangs", "fills", "last") and found.labels[2] == {"x": 1.0}
+    assert found.crystals.num_atoms.tolist() == [8, 0, 0, 0, 8]
+    assert found.reasons[:3] == (
+        None,
+        "it could not be read: the worker process ended (memory?)",
+        "it could not be read: not decided within 2 s",
+    )
+    assert "want of memory" in str(found.reasons[3]) and found.reasons[4] is None
+
+
+def test_a_time_limit_is_positive() -> None:
+    with pytest.raises(ConfigError, match="seconds_per_crystal"):
+        read_samples("x.cif", seconds_per_crystal=0.0)
+
+
+def test_the_limit_of_atoms_holds_wherever_crystals_come_from(tmp_path: Path, small_csv: Path) -> None:
+    batch = CrystalBatch.from_crystals(
+        [
+            (torch.eye(3) * (3 + n), torch.arange(3 * n).reshape(n, 3) / (3 * n), torch.arange(1, n + 1))
+            for n in (2, 3, 1, 4)
+        ]
+    )
+    whole = from_batch(batch)
+    found = limited(whole, 2)
+    assert found.crystals.num_atoms.tolist() == [2, 0, 1, 0] and found.crystals.species.tolist() == [1, 2, 1]
+    assert torch.equal(found.crystals.frac, torch.cat([batch[0].frac, batch[2].frac]).double())
+    assert found.crystals.cell[:, 0, 0].tolist() == [5.0, 0.0, 4.0, 0.0]
+    assert found.reasons == (None, "3 atoms, more than the limit of 2", None, "4 atoms, more than the limit of 2")
+    assert limited(whole, 4) is whole
+    convert(small_csv, tmp_path / "small.arrow", reduce="none")
+    stored = read_samples(tmp_path / "small.arrow")
+    most = int(stored.crystals.num_atoms.max())
+    assert most > 1 and read_samples(tmp_path / "small.arrow", limit_atoms=most).reasons == stored.reasons
+    fewer = read_samples(tmp_path / "small.arrow", limit_atoms=most - 1)
+    assert int(fewer.crystals.num_atoms.max()) < most and any("more than the limit" in str(r) for r in fewer.reasons)
 
 
 def test_folders_zips_and_stores(tmp_path: Path, small_csv: Path) -> None:

@@ -132,6 +132,21 @@ def test_items_renew_the_time_and_come_before_the_answer() -> None:
     assert items == [0.0] * 3 + [0.4] * 3 + [0.1]
 
 
+def test_an_answer_that_nobody_waited_for_is_not_given_to_the_next() -> None:
+    worker = Worker(count, streams=True)
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker.ask([0.0, 0.0], 60, stop)
+        items: list[float] = []
+        assert worker.ask([0.1], 60, items.append) == "done" and items == [0.1]
+    finally:
+        worker.close()
+
+
 def test_closing_ends_a_request_in_progress() -> None:
     worker = Worker(act)
     worker.ask(1, 60)

@@ -38,8 +38,32 @@ def fragile(chunk: list[int], factor: int) -> list[int]:
 
 def test_an_item_that_kills_its_worker_takes_no_other_with_it() -> None:
     chunks = [[1, 2], [6, 7, 8], [9], [10, 11]]
-    found = list(map_chunks(fragile, chunks, (10,), workers=2, on_death=lambda chunk: [-item for item in chunk]))
+    found = list(map_chunks(fragile, chunks, (10,), workers=2, on_loss=lambda chunk, _: [-item for item in chunk]))
     assert [item for part in found for item in part] == [10, 20, 60, -7, 80, 90, 100, 110]
+
+
+def test_one_worker_with_a_time_limit_is_a_process_too() -> None:
+    lost: list[Unanswered] = []
+
+    def note(chunk: list[int], failure: Unanswered) -> list[int]:
+        lost.append(failure)
+        return [0] * len(chunk)
+
+    assert list(map_chunks(slow, [[1, 7]], (), workers=1, seconds=1.0, on_loss=note)) == [[-1], [0]]
+    assert [failure.late for failure in lost] == [True]
+
+
+def hungry(chunk: list[int]) -> list[int]:
+    """Work that needs too much memory for one item."""
+    if 7 in chunk:
+        raise MemoryError("no more")
+    return chunk
+
+
+def test_want_of_memory_is_a_loss_and_no_error() -> None:
+    assert list(map_chunks(hungry, [[1, 7]], (), workers=2, on_loss=lambda chunk, _: [0])) == [[1], [0]]
+    with pytest.raises(Unanswered, match="not decided for want of memory: MemoryError: no more"):
+        list(map_chunks(hungry, [[7]], (), workers=2))
 
 
 def test_a_death_is_raised_where_nothing_stands_in_for_it() -> None:

@@ -21,6 +21,7 @@ from euhedral.data.entries import Entry
 from euhedral.data.readers import DEFAULT_LIMIT_ATOMS, parse
 from euhedral.data.sources import source_entries
 from euhedral.data.spool import ConvertedChunk, Failure, Reduce, Tally, spool_batch, write_spool, write_store
+from euhedral.data.worker import Unanswered
 from euhedral.data.workers import map_chunks
 from euhedral.errors import CrystalError, DataError, OutputError
 
@@ -99,7 +100,7 @@ def convert(
         tally = Tally()
         with report_part.open("w", encoding="utf-8") as report:
             chunks = map_chunks(
-                _convert_chunk, _chunks(entries), (reduce, limit_atoms), workers=workers, on_death=_lost_chunk
+                _convert_chunk, _chunks(entries), (reduce, limit_atoms), workers=workers, on_loss=_lost_chunk
             )
             write_spool(spool, chunks, tally, report, progress)
             if not tally.kept:
@@ -147,10 +148,10 @@ def _convert_chunk(entries: list[Entry], reduce: Reduce, limit_atoms: int) -> Co
     return ConvertedChunk(len(entries), batch.serialize().to_pybytes(), tuple(failures), unreduced)
 
 
-def _lost_chunk(entries: list[Entry]) -> ConvertedChunk:
-    """What remains of entries whose worker died, which a fault in a library or the system's memory limit can cause."""
+def _lost_chunk(entries: list[Entry], failure: Unanswered) -> ConvertedChunk:
+    """What remains of entries whose worker died, as by a fault in a library or for want of memory."""
     batch = spool_batch(CrystalBatch.empty(), [], [])
-    lost = tuple((i, entry.id, "the process that read it died") for i, entry in enumerate(entries))
+    lost = tuple((i, entry.id, f"it could not be read: {failure}") for i, entry in enumerate(entries))
     return ConvertedChunk(len(entries), batch.serialize().to_pybytes(), lost, 0)
 
 

@@ -1,13 +1,17 @@
 """Crystals that anybody's model wrote, at their own positions: one that cannot be read keeps its place and its reason.
 
 Besides what `readers.read` reads (CIF, POSCAR, extxyz, pymatgen JSON, CSV, zips, folders, ASE databases) these are stores
-(`.arrow`), run folders of `euhedral generate`, their `crystals.parquet`, and `.pt` files of tensors.
+(`.arrow`), run folders of `euhedral generate`, their `crystals.parquet`, and `.pt` files of tensors. What must be parsed
+is parsed in processes, which are ended where a crystal takes too long or too much memory.
 """
 
 from __future__ import annotations
 
+import atexit
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,15 +24,20 @@ from euhedral.data.entries import Entry
 from euhedral.data.readers import DEFAULT_LIMIT_ATOMS, parse
 from euhedral.data.sources import source_entries
 from euhedral.data.tensors import TENSOR_ENDINGS, read_tensors
-from euhedral.data.workers import map_chunks
-from euhedral.errors import CrystalError, DataError
+from euhedral.data.worker import Unanswered, Worker
+from euhedral.data.workers import ask_divided, map_chunks, results
+from euhedral.errors import ConfigError, CrystalError, DataError
 
 CHUNK = 256
-WORTH_A_PROCESS = 4 * CHUNK
-"""Sources of fewer crystals are read faster than worker processes start."""
+WORTH_PROCESSES = 4 * CHUNK
+"""Sources of fewer crystals are read faster by one process than several start."""
+SECONDS_TO_READ = 30.0
+"""A crystal that can be read is so within milliseconds."""
 STORE_MAGIC = b"ARROW1"
 Labels = dict[str, float | str]
 _Plain = tuple[Any, Any, Any] | None
+_Told = tuple[str, str | None, Labels]
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +74,7 @@ def read_samples(
     *,
     workers: int = 1,
     limit_atoms: int = DEFAULT_LIMIT_ATOMS,
+    seconds_per_crystal: float = SECONDS_TO_READ,
     progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
     """Read all crystals of a source.
@@ -73,24 +83,49 @@ def read_samples(
         path: file, zip or folder.
         workers: processes that parse, for large sources.
         limit_atoms: crystals with more atoms count as not read.
+        seconds_per_crystal: a crystal whose parsing takes longer counts as not read.
         progress: called with (crystals read, 0), since the total is not known.
 
     Raises:
+        ConfigError: on a time limit that is not positive.
         DataError: where nothing can be read at all, or the source holds no crystals.
+        EuhedralError: if processes cannot be started.
     """
+    if not seconds_per_crystal > 0:
+        raise ConfigError(f"seconds_per_crystal must be positive, not {seconds_per_crystal}")
     path = Path(path)
+    reading = _Reading(source=str(path), workers=workers, limit=limit_atoms, seconds=seconds_per_crystal, told=progress)
     if path.suffix.lower() in TENSOR_ENDINGS:
         samples = joined([from_batch(batch, source=str(path)) for batch in read_tensors(path)], as_draws=True)
     elif is_store(path):
         samples = _from_store(path)
     elif path.suffix.lower() == ".parquet":
-        samples = _from_parquet(path, workers, limit_atoms, progress)
+        samples = _parsed(_parquet_entries(path), reading)
     else:
-        entries = source_entries(path, limit_atoms=limit_atoms)
-        samples = _parsed(entries, str(path), workers, limit_atoms, progress)
+        samples = _parsed(source_entries(path, limit_atoms=limit_atoms), reading)
     if not len(samples):
         raise DataError(f"'{path}' holds no crystals")
-    return samples
+    return limited(samples, limit_atoms)
+
+
+def limited(samples: Samples, limit_atoms: int) -> Samples:
+    """The samples, in which crystals of more atoms count as not read; wherever they came from."""
+    crystals = samples.crystals
+    large = crystals.num_atoms > limit_atoms
+    if not bool(large.any()):
+        return samples
+    reasons = (
+        f"{atoms} atoms, more than the limit of {limit_atoms}" if atoms > limit_atoms else reason
+        for atoms, reason in zip(crystals.num_atoms.tolist(), samples.reasons, strict=True)
+    )
+    kept = ~large[crystals.owner]
+    smaller = CrystalBatch(
+        frac=crystals.frac[kept],
+        cell=crystals.cell.masked_fill(large[:, None, None], 0.0),
+        species=crystals.species[kept],
+        num_atoms=crystals.num_atoms.masked_fill(large, 0),
+    )
+    return replace(samples, crystals=smaller, reasons=tuple(reasons))
 
 
 def is_store(path: Path) -> bool:
@@ -192,7 +227,7 @@ def _from_store(path: Path) -> Samples:
     return Samples(crystals=batch, ids=ids, reasons=(None,) * len(batch), labels=labels, source=str(path))
 
 
-def _from_parquet(path: Path, workers: int, limit_atoms: int, progress: Callable[[int, int], None] | None) -> Samples:
+def _parquet_entries(path: Path) -> Iterator[Entry]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -205,30 +240,57 @@ def _from_parquet(path: Path, workers: int, limit_atoms: int, progress: Callable
     if "cif" not in table.column_names:
         raise DataError(f"'{path}' has no column 'cif'; it has: {', '.join(table.column_names) or 'none'}")
     names = table.column("name").to_pylist() if "name" in table.column_names else range(table.num_rows)
-    entries = (
-        Entry(str(name), "cif", text) if isinstance(text, str) else Entry(str(name), error="column 'cif' is empty")
-        for name, text in zip(names, table.column("cif").to_pylist(), strict=True)
-    )
-    return _parsed(entries, str(path), workers, limit_atoms, progress)
+    for name, text in zip(names, table.column("cif").to_pylist(), strict=True):
+        if isinstance(text, str):
+            yield Entry(str(name), "cif", text)
+        else:
+            yield Entry(str(name), error="column 'cif' is empty")
 
 
-def _parsed(
-    entries: Iterator[Entry],
-    source: str,
-    workers: int,
-    limit_atoms: int,
-    progress: Callable[[int, int], None] | None,
-) -> Samples:
-    first = list(islice(entries, WORTH_A_PROCESS))
-    chunks = _chunks(chain(first, entries))
-    processes = workers if len(first) == WORTH_A_PROCESS else 1
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """How a source is parsed; fields as the arguments of `read_samples`."""
+
+    source: str
+    workers: int
+    limit: int
+    seconds: float
+    told: Callable[[int, int], None] | None
+
+    def parts(self, entries: Iterator[Entry]) -> Iterator[tuple[list[_Plain], list[_Told]]]:
+        """What the entries hold, in their order."""
+        first = list(islice(entries, WORTH_PROCESSES))
+        chunks = self._chunks(chain(first, entries))
+        if self.workers > 1 and len(first) == WORTH_PROCESSES:
+            limits = {"workers": self.workers, "seconds": self.seconds}
+            yield from map_chunks(_parse_chunk, chunks, (), on_loss=_lost_chunk, **limits)
+            return
+        for chunk in chunks:
+            with _ONE_AT_A_TIME:
+                answers = ask_divided(_reader(), chunk, self.seconds)
+            yield from results(answers, _lost_chunk)
+
+    def _chunks(self, entries: Iterator[Entry]) -> Iterator[list[tuple[Entry, int]]]:
+        while chunk := [(entry, self.limit) for entry in islice(entries, CHUNK)]:
+            yield chunk
+
+
+@cache
+def _reader() -> Worker:
+    """The one process that small sources are parsed in; it stays, since it takes longer to start than they to be read."""
+    reader = Worker(_parse_chunk)
+    atexit.register(reader.close)
+    return reader
+
+
+def _parsed(entries: Iterator[Entry], reading: _Reading) -> Samples:
     crystals: list[_Plain] = []
-    names: list[tuple[str, str | None, Labels]] = []
-    for part, told in map_chunks(_parse_chunk, chunks, (limit_atoms,), workers=processes, on_death=_lost_chunk):
+    names: list[_Told] = []
+    for part, told in reading.parts(entries):
         crystals += part
         names += told
-        if progress is not None:
-            progress(len(crystals), 0)
+        if reading.told is not None:
+            reading.told(len(crystals), 0)
     empty = (np.zeros((3, 3)), np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
     triples = [tuple(torch.from_numpy(array) for array in crystal or empty) for crystal in crystals]
     return Samples(
@@ -236,20 +298,16 @@ def _parsed(
         ids=tuple(name for name, _, _ in names),
         reasons=tuple(reason for _, reason, _ in names),
         labels=tuple(labels for _, _, labels in names),
-        source=source,
+        source=reading.source,
     )
 
 
-def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
-    while chunk := list(islice(entries, CHUNK)):
-        yield chunk
-
-
-def _parse_chunk(entries: list[Entry], limit_atoms: int) -> tuple[list[_Plain], list[tuple[str, str | None, Labels]]]:
-    """Arrays and names of a chunk; arrays, since tensors would travel between processes as open files."""
+def _parse_chunk(entries: list[tuple[Entry, int]]) -> tuple[list[_Plain], list[_Told]]:
+    """Body of a worker process: arrays and names of entries, each with its limit of atoms; arrays, since tensors would
+    travel between processes as open files."""
     crystals: list[_Plain] = []
     names = []
-    for entry in entries:
+    for entry, limit_atoms in entries:
         row = parse(entry, limit_atoms=limit_atoms)
         crystal = row.crystal
         crystals.append(
@@ -259,6 +317,6 @@ def _parse_chunk(entries: list[Entry], limit_atoms: int) -> tuple[list[_Plain], 
     return crystals, names
 
 
-def _lost_chunk(entries: list[Entry]) -> tuple[list[_Plain], list[tuple[str, str | None, Labels]]]:
-    reason = "reading it ended the worker process (memory?)"
-    return [None] * len(entries), [(entry.id, reason, entry.labels) for entry in entries]
+def _lost_chunk(entries: list[tuple[Entry, int]], failure: Unanswered) -> tuple[list[_Plain], list[_Told]]:
+    reason = f"it could not be read: {failure}"
+    return [None] * len(entries), [(entry.id, reason, entry.labels) for entry, _ in entries]

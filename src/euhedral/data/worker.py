@@ -78,7 +78,11 @@ class Worker:
             EuhedralError: if processes cannot be started, or the worker was closed.
         """
         process = self.running()
-        kind, value, late = _exchange(process, request, seconds, on_item)
+        try:
+            kind, value, late = _exchange(process, request, seconds, on_item)
+        except BaseException:  # whoever asks next must not get the answer to this request
+            self._end()
+            raise
         if late or kind == "lost":
             self._end()
         if kind == "answer":

@@ -83,7 +83,8 @@ def map_chunks(
     arguments: tuple[Any, ...],
     *,
     workers: int,
-    on_death: Callable[[list[Any]], Result] | None = None,
+    seconds: float | None = None,
+    on_loss: Callable[[list[Any], Unanswered], Result] | None = None,
 ) -> Iterator[Result]:
     """`function(chunk, *arguments)` for every chunk, in order, with a bounded number of chunks in memory.
 
@@ -91,27 +92,26 @@ def map_chunks(
         function: of a module, so that workers find it.
         chunks: lists of items.
         arguments: the same for all.
-        workers: processes; 1 runs here. Each worker uses one thread.
-        on_death: what a chunk of one item gives when the worker that had it died (killed for its memory, crashed in a
-            library); without it the death is raised. The items of a larger chunk are tried again one by one, so that
-            none takes its neighbours with it.
+        workers: processes, one thread each; 1 runs here, unless there is a time limit.
+        seconds: time limit of a chunk, and of each of its items where these are tried one by one.
+        on_loss: as of `results`.
 
     Raises:
-        Unanswered: on a death without `on_death`.
+        Unanswered: on a loss without `on_loss`.
         EuhedralError: if processes cannot be started.
     """
-    if workers == 1:
+    if workers == 1 and seconds is None:
         for chunk in chunks:
             yield function(chunk, *arguments)
         return
     with Crew(partial(Worker, function, *arguments), workers) as crew:
         waiting: deque[Future[list[tuple[list[Any], Any]]]] = deque()
         for chunk in chunks:
-            waiting.append(crew.submit(partial(ask_divided, items=chunk)))
+            waiting.append(crew.submit(partial(ask_divided, items=chunk, seconds=seconds)))
             if len(waiting) > 2 * workers:
-                yield from _results(waiting.popleft().result(), on_death)
+                yield from results(waiting.popleft().result(), on_loss)
         while waiting:
-            yield from _results(waiting.popleft().result(), on_death)
+            yield from results(waiting.popleft().result(), on_loss)
 
 
 def filled_chunks(
@@ -159,15 +159,27 @@ def ask_each(worker: Worker, items: list[Any], seconds: float | None = None) -> 
     return answers
 
 
-def _results(
-    parts: list[tuple[list[Any], Result | Unanswered]], on_death: Callable[[list[Any]], Result] | None
+def results(
+    parts: list[tuple[list[Any], Result | Unanswered]],
+    on_loss: Callable[[list[Any], Unanswered], Result] | None = None,
 ) -> Iterator[Result]:
+    """The answers among what `ask_divided` gives.
+
+    Args:
+        parts: items and what came of them.
+        on_loss: what an item gives whose worker died (killed for its memory, crashed in a library) or whose time was
+            over; without it the loss is raised.
+
+    Raises:
+        Unanswered: on a loss without `on_loss`.
+        Exception: whatever the function raised, but for want of memory.
+    """
     for items, found in parts:
         if not isinstance(found, Unanswered):
             yield found
-        elif found.error is not None:
+        elif found.error is not None and not isinstance(found.error, MemoryError):
             raise found.error
-        elif on_death is None:
+        elif on_loss is None:
             raise found
         else:
-            yield on_death(items)
+            yield on_loss(items, found)
