@@ -23,6 +23,8 @@ ORIGINAL = "original"
 """Stands for a stage where crystals are wanted as they were given."""
 READ = "read"
 """Stands for a stage in the failures of crystals that could not be read."""
+LARGEST_WHOLE = 2**63
+"""Databases keep smaller whole numbers with all their digits."""
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,127}")
 
@@ -114,7 +116,7 @@ def plain_values(values: Mapping[str, Value]) -> dict[str, Value]:
         elif isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's bool is no int
             kept[name] = bool(value)
         elif isinstance(value, Integral):
-            kept[name] = int(value)
+            kept[name] = int(value) if abs(value) < LARGEST_WHOLE else float(value)
         elif isinstance(value, Real):
             if math.isfinite(value):
                 kept[name] = float(value)

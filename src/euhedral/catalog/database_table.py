@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, and_, cast, func, select
 
 from euhedral.catalog.tables import columns, crystals, stage_results, stages
 from euhedral.catalog.where import FilterColumn, named_columns, unknown_column, where_clause
@@ -83,7 +83,9 @@ class _Statement:
             return value.as_string()
         if column.kind == "bool":
             return value.as_boolean()
-        return value.as_integer() if column.kind == "integer" else value.as_float()
+        if column.kind == "integer":
+            return cast(value.as_string(), BigInteger)  # as_integer would have 32 bits on a server
+        return value.as_float()
 
     def join(self, statement: Select) -> Select:
         source: Any = crystals

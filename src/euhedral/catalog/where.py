@@ -194,11 +194,11 @@ class _Parser:
             if sign in _MIRRORED:
                 raise RequestError(f"{name} {sign} {str(value).lower()}: true and false have no size; use = or !=")
             return column.element.is_(value if sign != "!=" else not value)
-        return _COMPARE[sign](column.element, value)
+        return _COMPARE[sign](column.element, _bound(value))
 
     def _within(self, name: str, column: FilterColumn) -> ColumnElement:
         self._expect("(")
-        values = [self._value()]
+        values: list[Any] = [self._value()]
         while self._accept(","):
             values.append(self._value())
         self._expect(")")
@@ -206,7 +206,9 @@ class _Parser:
             if value is None:
                 raise RequestError(f"none cannot stand in a list; write: {name} = none")
             self._check_kind(name, column, value)
-        return column.element.in_(values)
+        if _family(column.kind) == "a number":
+            values = [float(value) for value in values] if float in map(type, values) else values
+        return column.element.in_([_bound(value) for value in values])
 
     def _check_kind(self, name: str, column: FilterColumn, value: Literal) -> None:
         expected = _family(column.kind)
@@ -274,6 +276,14 @@ class _Parser:
         if token is None:
             return RequestError(f"the filter {self._text!r} ends too early: {expected}")
         return RequestError(f"the filter cannot be read at character {token.place + 1} ({token.text!r}): {expected}")
+
+
+def _bound(value: Literal) -> ColumnElement:
+    """A value with a type of its own: a server would round 2.5 where it is compared with whole numbers."""
+    from sqlalchemy import BigInteger, Boolean, Float, Text, literal
+
+    types = {bool: Boolean(), int: BigInteger(), float: Float(53)}
+    return literal(value, types.get(type(value), Text()))
 
 
 def _family(kind: str) -> str:
