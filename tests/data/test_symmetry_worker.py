@@ -7,6 +7,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.idealize import idealized
 from euhedral.crystal.symmetry import reduced_cells, space_group
 from euhedral.crystal.symmetry_search import symmetry_of
+from euhedral.data.groups import space_group_keys
 from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import CrystalError
 from euhedral.testing.crystals import rock_salt
@@ -54,6 +55,11 @@ def test_a_crystal_whose_search_has_no_end_gets_the_symmetry_of_a_tighter_tolera
             worker.search(cell.request(5.0))  # type: ignore[union-attr]
     finally:
         worker.close()
+
+
+def test_keys_of_space_groups_are_zero_where_a_search_has_no_end() -> None:
+    batch = CrystalBatch.concat([endless(), rock_salt().to(torch.float64)])
+    assert space_group_keys(batch, 0.5, seconds_per_crystal=1.0) == ["0", "225"]
 
 
 def test_space_groups_are_those_of_the_search_in_this_process() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import numpy as np
 
 from euhedral.crystal.elements import SYMBOLS
 from euhedral.crystal.formula import reduced_formula
+from euhedral.data.symmetry_worker import SECONDS_TO_SEARCH, SymmetryWorker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,16 +30,23 @@ def chemical_system_keys(batch: CrystalBatch) -> list[str]:
     return ["-".join(sorted(SYMBOLS[z] for z, _ in key)) for key in _compositions(batch)]
 
 
-def space_group_keys(batch: CrystalBatch, symprec: float = 0.01) -> list[str]:
-    """Space group number of each crystal by moyopy, e.g. '225'; '0' where none is found.
+def space_group_keys(
+    batch: CrystalBatch, symprec: float = 0.01, *, seconds_per_crystal: float = SECONDS_TO_SEARCH
+) -> list[str]:
+    """Space group number of each crystal by moyopy, e.g. '225'; '0' where none is found in time.
 
     Args:
         batch: crystals.
         symprec: tolerance in Å; 0.01 for relaxed or known crystals, 0.1 for generated ones.
+        seconds_per_crystal: time limit of one search.
+
+    Raises:
+        EuhedralError: if the process that searches cannot be started.
     """
     from euhedral.crystal.symmetry import space_group
 
-    return [str(found.number) for found in space_group(batch, symprec)]
+    with closing(SymmetryWorker(seconds_per_crystal)) as symmetry:
+        return [str(found.number) for found in space_group(batch, symprec, search=symmetry.search)]
 
 
 def content_keys(batch: CrystalBatch) -> list[bytes]:
