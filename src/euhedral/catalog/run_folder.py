@@ -44,7 +44,7 @@ class RunFolder:
         self._open_files(overwrite=overwrite, resume=resume)
 
     def _open_files(self, *, overwrite: bool, resume: bool) -> None:
-        with _refused_writes(self.path):
+        with refused_writes(self.path):
             used = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
             if used and not (overwrite or resume):
                 raise OutputError(
@@ -95,8 +95,8 @@ class RunFolder:
         texts = [(self.path / CIFS / f"{record.name}.cif").read_text() for record in self.records]
         frames = "".join(_frame(from_cif(t), r) for t, r in zip(texts, self.records, strict=True))
         lines = "".join(json.dumps(asdict(record)) + "\n" for record in self.records)
-        _replace(self.path / FRAMES, frames.encode())
-        _replace(self.path / LOG, lines.encode())
+        replace_file(self.path / FRAMES, frames.encode())
+        replace_file(self.path / LOG, lines.encode())
 
     def __enter__(self) -> RunFolder:
         return self
@@ -119,9 +119,9 @@ class RunFolder:
         missing = [k for k, index in enumerate(indices) if index not in self.written]
         fresh = crystals[missing]
         records = describe(fresh, [indices[k] for k in missing], self._symmetry)
-        with _refused_writes(self.path):
+        with refused_writes(self.path):
             for crystal, record in zip(fresh, records, strict=True):
-                _replace(self.path / CIFS / f"{record.name}.cif", to_cif(crystal, record.name).encode())
+                replace_file(self.path / CIFS / f"{record.name}.cif", to_cif(crystal, record.name).encode())
             _append(self.path / FRAMES, "".join(_frame(c, r) for c, r in zip(fresh, records, strict=True)))
             _append(self.path / LOG, "".join(json.dumps(asdict(record)) + "\n" for record in records))
             self.records += records
@@ -131,7 +131,7 @@ class RunFolder:
 
     def finish(self, facts: Mapping[str, Any], *, status: str = "complete") -> Path:
         """Write the table and the summary with further facts; returns the summary's path."""
-        with _refused_writes(self.path):
+        with refused_writes(self.path):
             self._write_table()
             return self._write_summary(facts, status)
 
@@ -154,7 +154,7 @@ class RunFolder:
         buffer = io.BytesIO()
         schema = pyarrow.schema([(name, _ARROW[kind]()) for name, kind in _columns().items()])
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), buffer)
-        _replace(self.path / TABLE, buffer.getvalue())
+        replace_file(self.path / TABLE, buffer.getvalue())
         self._table_written = time.time()
 
     def _write_summary(self, facts: Mapping[str, Any], status: str) -> Path:
@@ -165,7 +165,7 @@ class RunFolder:
             "seconds": round(time.time() - self._started, 3),
             **facts,
         }
-        _replace(self.path / SUMMARY, (json.dumps(document, indent=1) + "\n").encode())
+        replace_file(self.path / SUMMARY, (json.dumps(document, indent=1) + "\n").encode())
         return self.path / SUMMARY
 
 
@@ -218,14 +218,16 @@ def _write_all(stream: IO[bytes], content: bytes) -> None:
         raise OSError("the disk took only part of what was written")
 
 
-def _replace(file: Path, content: bytes) -> None:
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that it is whole at any moment."""
     temporary = file.with_name(f".{file.name}.partial")
     temporary.write_bytes(content)
     os.replace(temporary, file)
 
 
 @contextlib.contextmanager
-def _refused_writes(path: Path) -> Iterator[None]:
+def refused_writes(path: Path) -> Iterator[None]:
+    """Turn what a disk refuses into an OutputError that names the folder."""
     try:
         yield
     except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -47,13 +49,36 @@ def lookup(name: str) -> tuple[type, type[Stage]]:
     raise ConfigError(f"no stage is called {name!r}; there are {', '.join(names())}")
 
 
-def in_order(chosen: list[str]) -> list[str]:
+def in_order(chosen: Sequence[str]) -> list[str]:
     """The chosen stages, each once, in the order of the funnel. Raises ConfigError for an unknown one."""
     known = names()
     for name in chosen:
         if name not in known:
             lookup(name)
     return [name for name in known if name in chosen]
+
+
+def make(name: str, settings: Mapping[str, Any] | None = None) -> Stage:
+    """A stage with the settings given, the others as they are by default; numbers and flags may be text.
+
+    Raises:
+        ConfigError: on an unknown stage or setting (naming the nearest), or a value that does not fit.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    config, stage = lookup(name)
+    known = [field.name for field in dataclasses.fields(config)]
+    for key in settings or {}:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"stage {name} has no setting {key!r}{hint}; it has: {', '.join(known)}")
+    try:
+        return stage(TypeAdapter(config).validate_python(dict(settings or {})))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (name, *first["loc"]))
+        raise ConfigError(f"{place}: {first['msg']} (got {first.get('input')!r})") from None
 
 
 def _import(target: str) -> Any:

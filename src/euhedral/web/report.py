@@ -56,7 +56,7 @@ def report_html(report: Report, samples: CrystalBatch | None = None, reference: 
     drawn: set[int] = set()
     sections = {
         "figures": ("Figures", "".join(_protocol_html(result) for result in report.results)),
-        "plots": ("Plots", _charts_html(charts)),
+        "plots": ("Plots", charts_html(charts)),
         "crystals": (
             "Crystals",
             _pictures_html(samples, "samples", drawn) + _pictures_html(reference, "reference", drawn),
@@ -174,15 +174,16 @@ def _sources_html(anchors: Iterable[Anchor]) -> str:
     )
 
 
-def _charts_html(charts: Sequence[Chart]) -> str:
+def charts_html(charts: Sequence[Chart], *, first: int = 0) -> str:
+    """Places for charts, which the page's program draws by their position, with captions and tables."""
     items = []
-    for index, chart in enumerate(charts):
+    for index, chart in enumerate(charts, start=first):
         table = ""
         if chart.rows:
             head = f'<summary>Table<span class="hidden"> of {escape(chart.title)}</span></summary>'
             left = len(chart.rows) - MOST_ROWS
             more = f"<p>and {left:,} more</p>" if left > 0 else ""
-            table = f"<details>{head}{_table_html(chart.columns, chart.rows[:MOST_ROWS])}{more}</details>"
+            table = f"<details>{head}{table_html(chart.columns, chart.rows[:MOST_ROWS])}{more}</details>"
         items.append(
             f'<figure class="chart{" wide" * chart.wide}"><h3>{escape(chart.title)}</h3>'
             f'<div class="frame"><div class="drawing" data-index="{index}" {_size(chart)} role="img" '
@@ -197,7 +198,8 @@ def _size(chart: Chart) -> str:
     return f'style="height:{chart.height}px{least}"'
 
 
-def _table_html(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table_html(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of plain texts."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -246,7 +248,9 @@ def _failures_html(failures: Sequence[Failure], samples: int) -> str:
         rows.append((f"{len(positions):,}", share, stage, text, shown))
     more = f"<p>and {len(ordered) - MOST_REASONS:,} more reasons</p>" if len(ordered) > MOST_REASONS else ""
     head = ("Samples", "Share", "Stage", "Reason (# stands for numbers that differ)", "Positions")
-    return f'<div class="reasons">{_table_html(head, rows)}</div>{more}<p class="note">Each stays in every denominator.</p>'
+    return (
+        f'<div class="reasons">{table_html(head, rows)}</div>{more}<p class="note">Each stays in every denominator.</p>'
+    )
 
 
 def _settings_html(report: Report) -> str:
@@ -254,7 +258,7 @@ def _settings_html(report: Report) -> str:
     for result in report.results:
         if result.settings:
             rows = [(name, _setting(value)) for name, value in result.settings.items()]
-            parts.append(f"<h3>Settings of {escape(result.protocol)}</h3>{_table_html(('Metric', 'Settings'), rows)}")
+            parts.append(f"<h3>Settings of {escape(result.protocol)}</h3>{table_html(('Metric', 'Settings'), rows)}")
     if report.versions:
         parts.append(f"<h3>Versions</h3>{facts_html(report.versions)}")
     if report.seconds:

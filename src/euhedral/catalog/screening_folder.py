@@ -1,0 +1,202 @@
+"""What a screening leaves in its folder beside the catalogue: ranked CIF files, a table, a summary, inputs for DFT."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from euhedral.catalog.database_engine import FILE
+from euhedral.catalog.dft_inputs import write_dft_inputs
+from euhedral.catalog.run_folder import refused_writes, replace_file
+from euhedral.catalog.screening import FunnelStep, funnel
+from euhedral.errors import OutputError
+from euhedral.screen.novelty_stage import PROTOCOL
+from euhedral.screen.ranking import FORMULA, ranked, score
+from euhedral.screen.stage import PASSED
+
+if TYPE_CHECKING:
+    from euhedral.catalog.database import Catalogue
+    from euhedral.crystal.batch import CrystalBatch
+    from euhedral.data.samples import Samples
+    from euhedral.screen.stage import Value
+
+RANKED, TABLE, SUMMARY, INPUTS = "ranked", "crystals.parquet", "summary.json", "dft"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranking:
+    """The crystals that are left, the best first.
+
+    Attributes:
+        rows: all columns of each, and its `score` in eV/atom.
+        crystals: as the last stage left them.
+        names: of their files, without ending.
+        order: by what they are sorted, in words.
+    """
+
+    rows: Sequence[Mapping[str, Value]]
+    crystals: CrystalBatch
+    names: Sequence[str]
+    order: str
+
+
+def rank(
+    catalogue: Catalogue, run: int, alive: Sequence[int], *, where: str | None = None, sort: str | None = None
+) -> Ranking:
+    """Order the crystals that no stage stopped.
+
+    Args:
+        catalogue: that has the run.
+        run: its id.
+        alive: indices of the crystals.
+        where: a filter of the catalogue's language, over them.
+        sort: names of columns; the score of `screen.ranking` where not given.
+
+    Raises:
+        RequestError: on a filter that cannot be read, or an unknown column.
+    """
+    left = set(alive)
+    rows = [row for row in catalogue.table(run, where=where, sort=sort).to_pylist() if row["index"] in left]
+    if sort is None:
+        rows = [rows[i] for i in ranked(rows)]
+    rows = [{**row, "score": score(row)} for row in rows]
+    names = [f"{place:04d}_{row['formula']}" for place, row in enumerate(rows, start=1)]
+    crystals = catalogue.crystals(run, [row["index"] for row in rows]) if rows else _none()
+    return Ranking(rows=rows, crystals=crystals, names=names, order=FORMULA if sort is None else f"sorted by {sort}")
+
+
+def write_results(
+    folder: Path,
+    catalogue: Catalogue,
+    run: int,
+    ranking: Ranking,
+    *,
+    codes: Sequence[str] = (),
+    top: int = 20,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write ranked CIF files, the table of all crystals, inputs for DFT of the `top` best, and the summary, which is returned.
+
+    Raises:
+        OutputError: where the folder cannot be written.
+    """
+    from euhedral.crystal.convert import to_cif
+
+    ranked_folder = folder / RANKED
+    with refused_writes(folder):
+        ranked_folder.mkdir(parents=True, exist_ok=True)
+        wanted = {f"{name}.cif" for name in ranking.names}
+        for file in ranked_folder.glob("[0-9]*_*.cif"):
+            if file.name not in wanted:
+                file.unlink()
+        for crystal, name in zip(ranking.crystals, ranking.names, strict=True):
+            replace_file(ranked_folder / f"{name}.cif", to_cif(crystal, name).encode())
+        replace_file(folder / TABLE, _parquet(catalogue, run))
+    problems = {}
+    if codes:
+        problems = write_dft_inputs(ranking.crystals[:top], ranking.names[:top], folder / INPUTS, codes=codes)
+    summary = summarize(catalogue, run, ranking) | {"dft_problems": problems} | dict(facts or {})
+    with refused_writes(folder):
+        replace_file(folder / SUMMARY, (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
+    return summary
+
+
+def summarize(catalogue: Catalogue, run: int, ranking: Ranking) -> dict[str, Any]:
+    """Counts by stage, shares of S.U.N. and M.S.U.N. among all crystals of the run, settings and ranking."""
+    about = catalogue.run(run)
+    total = about.crystals
+    steps = funnel(catalogue, run)
+    return {
+        "crystals": total,
+        "unreadable": sum(1 for _, stage, _, _ in catalogue.failures(run) if stage == "read"),
+        "stages": [asdict(step) for step in steps],
+        "settings": {found.stage: {"version": found.version, **found.config} for found in catalogue.stages(run)},
+        "discovery": _discovery(catalogue, run, total, steps),
+        "left": len(ranking.rows),
+        "order": ranking.order,
+        "provenance": about.provenance,
+    }
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder, or see that it is one of a screening. Raises OutputError where something else is in it."""
+    with refused_writes(folder):
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if used and not any((folder / name).is_file() for name in (FILE, SUMMARY)):
+            raise OutputError(f"{folder} exists and holds no screening; choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def open_run(catalogue: Catalogue, samples: Samples, source: Path, *, alone: bool) -> int:
+    """The run of these crystals in the catalogue, made where it is not there yet.
+
+    Args:
+        catalogue: to keep it in.
+        samples: crystals, as they were read.
+        source: where from; a run's own request becomes this one's.
+        alone: whether the catalogue may hold no other run.
+
+    Raises:
+        OutputError: where it must not and does.
+    """
+    from euhedral.catalog.versions import versions
+
+    summary = source / SUMMARY
+    request: dict[str, Any] = {"samples": source.name}
+    if summary.is_file():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            request |= json.loads(summary.read_text())["request"]
+    if alone and (before := catalogue.runs()):
+        if len(before) == 1 and before[0].request == request and _same(catalogue, before[0].id, samples.crystals):
+            return before[0].id
+        raise OutputError(f"{catalogue} belongs to other crystals; choose another --out")
+    return catalogue.add_run(
+        kind="screen",
+        request=request,
+        provenance={"source": str(source), "versions": versions()},
+        crystals=samples.crystals,
+        names=samples.ids,
+        reasons=samples.reasons,
+    )
+
+
+def _same(catalogue: Catalogue, run: int, crystals: CrystalBatch) -> bool:
+    """Whether the run has exactly these crystals."""
+    from euhedral.catalog.database import ORIGINAL
+
+    kept = catalogue.crystals(run, stage=ORIGINAL)
+    given = crystals.to(kept.frac.dtype)
+    return all(getattr(kept, name).equal(getattr(given, name)) for name in ("num_atoms", "species", "cell", "frac"))
+
+
+def _discovery(catalogue: Catalogue, run: int, total: int, steps: Sequence[FunnelStep]) -> dict[str, Any] | None:
+    """Shares among all; a crystal that never came to the stage of novelty is no discovery. None where that is not known."""
+    if "novelty" not in {step.stage for step in steps}:
+        return None
+    values = catalogue.values(run)
+    passed = [values[i] for i, outcome in catalogue.outcomes(run, "novelty").items() if outcome == PASSED]
+    told: dict[str, Any] = {"protocol": PROTOCOL}
+    for name in ("sun", "msun"):
+        met = None if any(found.get(name) is None for found in passed) else sum(bool(found[name]) for found in passed)
+        told[name] = None if met is None else met / total
+        told[f"{name}_crystals"] = met
+    return told
+
+
+def _parquet(catalogue: Catalogue, run: int) -> bytes:
+    import pyarrow.parquet
+
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(catalogue.table(run), buffer)
+    return buffer.getvalue()
+
+
+def _none() -> CrystalBatch:
+    from euhedral.crystal.batch import CrystalBatch
+
+    return CrystalBatch.empty()

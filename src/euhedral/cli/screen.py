@@ -1,0 +1,209 @@
+"""`euhedral screen`: from raw crystals to a ranked list of stable, new ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from euhedral.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from euhedral.screen.stage import Stage
+
+ROWS_SHOWN = 20
+
+
+def screen(
+    samples: Annotated[
+        Path, typer.Argument(help="Crystals: CIF, extxyz, CSV, JSON, zip, folder, store, or a run.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it ended.", show_default=False)],
+    chosen: Annotated[
+        str | None, typer.Option("--stages", help="With commas; prefilter,relax,hull,novelty where not given.")
+    ] = None,
+    skip: Annotated[str | None, typer.Option(help="Stages to leave out, with commas.")] = None,
+    calculator: Annotated[
+        str, typer.Option(help="chgnet, chgnet-r2scan, mace, sevenn, orb, mattersim, or module:function.")
+    ] = "chgnet",
+    force_limit: Annotated[float, typer.Option(help="Converged below this force, eV/Å.")] = 0.1,
+    stress_limit: Annotated[float | None, typer.Option(help="And below this stress, GPa.")] = None,
+    max_steps: Annotated[int, typer.Option(help="Steps of a relaxation.")] = 500,
+    time_limit: Annotated[float, typer.Option(help="Seconds for the relaxation of a crystal.")] = 600.0,
+    reference: Annotated[
+        Path | None, typer.Option(help="Energies of known phases for the hull; the shipped CHGNet ones of MP-20.")
+    ] = None,
+    reference_method: Annotated[
+        str | None, typer.Option(help="Of these, e.g. 'model=DFT, functional=PBE, corrections=none'.")
+    ] = None,
+    energy_method: Annotated[str | None, typer.Option(help="Of the calculator, likewise; CHGNet's is known.")] = None,
+    above_hull: Annotated[float, typer.Option(help="Reject above this distance to the hull, eV/atom.")] = 0.1,
+    known: Annotated[
+        Path | None, typer.Option(help="Crystals that count as known; none are shipped, so novelty stays open without.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="STAGE.SETTING=VALUE, repeatable, for all other settings.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Keep of the list: 'e_above_hull < 0.05 and num_atoms <= 8'.")
+    ] = None,
+    sort: Annotated[str | None, typer.Option(help="Columns, - for falling; the score where not given.")] = None,
+    dft: Annotated[str | None, typer.Option(help="Inputs of the best: vasp, espresso or both with a comma.")] = None,
+    top: Annotated[int, typer.Option(help="How many of the best get these inputs.", min=1)] = 20,
+    database: Annotated[
+        str | None, typer.Option(help="Catalogue elsewhere, e.g. postgresql://user@host/name.", show_default=False)
+    ] = None,
+    redo: Annotated[
+        bool, typer.Option(help="Forget stages whose settings have changed, and those after them.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
+) -> None:
+    """Relax crystals, hold them against the hull, and rank what is stable, unique and novel; nothing is lost when killed."""
+    own = {
+        "relax": {
+            "calculator": calculator,
+            "force_limit": force_limit,
+            "stress_limit_gpa": stress_limit,
+            "max_steps": max_steps,
+            "max_seconds": time_limit,
+        },
+        "hull": {
+            "reference": None if reference is None else str(reference),
+            "reference_method": reference_method,
+            "energy_method": energy_method,
+            "limit": above_hull,
+        },
+        "novelty": {"known": None if known is None else str(known)},
+    }
+    stages = _stages(chosen, skip, _with_settings(own, settings or []))
+    codes = [] if dft is None else [code.strip() for code in dft.split(",")]
+    run_screening(
+        samples,
+        out,
+        stages,
+        where=where,
+        sort=sort,
+        codes=codes,
+        top=top,
+        database=database,
+        redo=redo,
+        workers=workers or os.cpu_count() or 1,
+        as_json=as_json,
+    )
+
+
+def run_screening(
+    samples: Path,
+    out: Path,
+    stages: list[Stage],
+    *,
+    where: str | None = None,
+    sort: str | None = None,
+    codes: list[str] | None = None,
+    top: int = 20,
+    database: str | None = None,
+    redo: bool = False,
+    workers: int = 1,
+    as_json: bool = False,
+) -> None:
+    """Screen, write the folder, and print; arguments as the options of `euhedral screen`."""
+    from rich.console import Console
+
+    from euhedral.catalog.database import Catalogue
+    from euhedral.catalog.dft_inputs import CODES
+    from euhedral.catalog.screening import walk
+    from euhedral.catalog.screening_folder import check_folder, open_run, rank, write_results
+    from euhedral.cli.evaluate import stage_bars
+    from euhedral.data.samples import read_samples
+    from euhedral.web.screening_report import write_screening_report
+
+    if unknown := [code for code in codes or [] if code not in CODES]:
+        raise ConfigError(f"--dft makes no inputs for {', '.join(unknown)}; there are {', '.join(CODES)}")
+    started = time.perf_counter()
+    check_folder(out)
+    with stage_bars(Console(stderr=True)) as progress, Catalogue(database or out) as catalogue:
+        given = read_samples(samples, workers=workers)
+        run = open_run(catalogue, given, samples, alone=database is None)
+        alive = walk(catalogue, run, stages, workers=workers, redo=redo, progress=progress)
+        ranking = rank(catalogue, run, alive, where=where, sort=sort)
+        facts = {"seconds": round(time.perf_counter() - started, 3), "catalogue": str(catalogue), "run": run}
+        summary = write_results(out, catalogue, run, ranking, codes=codes or [], top=top, facts=facts)
+    hull = next((stage.hull for stage in stages if stage.name == "hull"), None)  # pyright: ignore[reportAttributeAccessIssue]
+    page = write_screening_report(out, summary, ranking, hull=hull)
+    if as_json:
+        sys.stdout.write(json.dumps({**summary, "folder": str(out)}, allow_nan=False) + "\n")
+    else:
+        _print(Console(), summary, ranking, page)
+
+
+def _stages(chosen: str | None, skip: str | None, settings: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
+    from euhedral.screen import stages as registry
+
+    wanted = _names(chosen) if chosen is not None else list(registry.DEFAULT_STAGES)
+    left_out = registry.in_order(_names(skip or ""))
+    names = [name for name in registry.in_order(wanted) if name not in left_out]
+    if not names:
+        raise ConfigError("no stage is left; see --stages and --skip")
+    registry.in_order(list(settings))
+    return [registry.make(name, settings.get(name)) for name in names]
+
+
+def _with_settings(own: Mapping[str, dict[str, Any]], given: list[str]) -> dict[str, dict[str, Any]]:
+    """The options' settings and those of --set, which stand over them."""
+    found = {stage: dict(values) for stage, values in own.items()}
+    for text in given:
+        name, equals, value = text.partition("=")
+        stage, dot, key = name.strip().partition(".")
+        if not (equals and dot and key):
+            raise ConfigError(f"--set takes STAGE.SETTING=VALUE, such as relax.relax_cell=false, not {text!r}")
+        try:
+            found.setdefault(stage, {})[key] = json.loads(value)
+        except ValueError:
+            found.setdefault(stage, {})[key] = value
+    return found
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _print(console: Console, summary: Mapping[str, Any], ranking: Any, page: Path) -> None:
+    from rich.table import Table
+
+    funnel = Table(title=f"{summary['crystals']:,} crystals", title_justify="left")
+    for heading in ("stage", "came", "passed", "outcomes"):
+        funnel.add_column(heading, justify="right" if heading in ("came", "passed") else "left")
+    for step in summary["stages"]:
+        told = ", ".join(f"{outcome} {count:,}" for outcome, count in step["outcomes"].items())
+        funnel.add_row(step["stage"], f"{step['given']:,}", f"{step['passed']:,}", told)
+    console.print(funnel)
+    table = Table(title=f"the best of {summary['left']:,} left", title_justify="left")
+    for heading in ("#", "formula", "index", "score", "above hull eV/atom", "novel"):
+        table.add_column(heading, justify="left" if heading in ("formula", "novel") else "right")
+    for place, row in enumerate(ranking.rows[:ROWS_SHOWN], start=1):
+        numbers = ["–" if row.get(key) is None else f"{row[key]:.3f}" for key in ("score", "e_above_hull")]
+        novel = {True: "yes", False: "no"}.get(row.get("novel"), "not known")
+        table.add_row(str(place), row["formula"], str(row["index"]), *numbers, novel)
+    console.print(table)
+    console.print(ranking.order, highlight=False, markup=False)
+    discovery = summary["discovery"]
+    if discovery is not None:
+        if discovery["msun"] is None:
+            console.print("S.U.N. is not known: nothing is shipped that counts as known, give --known", highlight=False)
+        else:
+            console.print(
+                f"S.U.N. {discovery['sun']:.2%}, M.S.U.N. {discovery['msun']:.2%} of all ({discovery['protocol']})",
+                highlight=False,
+            )
+    for name, reason in list(summary["dft_problems"].items())[:5]:
+        console.print(f"no DFT input {name}: {reason}", highlight=False, markup=False)
+    console.print(f"{summary['seconds']:.1f} s; report in {page}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,239 @@
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from euhedral.catalog import screening
+from euhedral.catalog.database import Catalogue
+from euhedral.catalog.screening import funnel, walk
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.errors import ConfigError, EuhedralError
+from euhedral.screen import stages as registry
+from euhedral.screen.hull_stage import HullConfig, HullStage
+from euhedral.screen.novelty_stage import NoveltyConfig, NoveltyStage
+from euhedral.screen.prefilter_stage import PrefilterConfig, PrefilterStage
+from euhedral.screen.relax_stage import RelaxStage, RelaxStageConfig
+from euhedral.screen.stage import Column, Stage, StageRecord
+from screen.potentials import RAISES, SAYS_NOTHING, Moody
+
+TOY = "model=toy, functional=none, corrections=none"
+ELEMENTS = [z for z in range(7, 60) if z not in (RAISES, SAYS_NOTHING)]
+
+
+def _crystals(count: int, first: Sequence[int] = ()) -> CrystalBatch:
+    """Cells of one atom of each element and another of the next, nearly at the well's minimum; no two alike."""
+    cell = torch.eye(3, dtype=torch.float64) * 2.9
+    frac = torch.tensor([[0.0, 0, 0], [0.52, 0.49, 0.5]], dtype=torch.float64)
+    species = [*first, *ELEMENTS][:count]
+    return CrystalBatch.from_crystals([(cell, frac, torch.tensor([z, z + 1])) for z in species])
+
+
+def _reference(folder: Path) -> str:
+    from euhedral.crystal.elements import SYMBOLS
+
+    file = folder / "reference.csv"
+    file.write_text("formula,energy_per_atom\n" + "".join(f"{symbol},-15\n" for symbol in SYMBOLS[1:95]))
+    return str(file)
+
+
+def _funnel(folder: Path, **relax: object) -> list[Stage]:
+    config = RelaxStageConfig(calculator="screen.potentials:Moody", **relax)  # pyright: ignore[reportArgumentType]
+    hull = HullConfig(reference=_reference(folder), reference_method=TOY, energy_method=TOY, limit=None)
+    return [
+        PrefilterStage(PrefilterConfig()),
+        RelaxStage(config),
+        HullStage(hull),
+        NoveltyStage(NoveltyConfig()),
+    ]
+
+
+def _add(catalogue: Catalogue, crystals: CrystalBatch) -> int:
+    names = [str(i) for i in range(len(crystals))]
+    return catalogue.add_run(kind="screen", request={}, provenance={}, crystals=crystals, names=names)
+
+
+def _rows(catalogue: Catalogue, run: int) -> list[dict]:
+    return [
+        {key: value for key, value in row.items() if not key.endswith("_seconds")}
+        for row in catalogue.table(run).to_pylist()
+    ]
+
+
+def test_crystals_walk_until_a_stage_stops_them_and_a_bad_one_stops_alone(tmp_path: Path):
+    crystals = _crystals(6, first=(RAISES, SAYS_NOTHING))
+    crystals = CrystalBatch.concat([crystals, crystals[5]])
+    with Catalogue(tmp_path) as catalogue:
+        run = _add(catalogue, crystals)
+        told: list[tuple[str, int, int]] = []
+        alive = walk(catalogue, run, _funnel(tmp_path), progress=lambda *state: told.append(state))
+        assert alive == [2, 3, 4, 5]
+        steps = {step.stage: step for step in funnel(catalogue, run)}
+        assert steps["prefilter"].outcomes == {"passed": 6, "rejected": 1}
+        assert steps["relax"].outcomes == {"failed": 2, "passed": 4} and steps["relax"].given == 6
+        assert steps["hull"].given == steps["novelty"].passed == 4
+        assert told[-1] == ("novelty", 4, 4)
+        values = catalogue.values(run)
+        assert values[6]["duplicate_of"] == 5 and "energy_per_atom" not in values[0]
+        assert all("unique" in values[i] and "e_above_hull" in values[i] for i in alive)
+        reasons = {(index, stage): reason for index, stage, _, reason in catalogue.failures(run)}
+        assert "no idea about lithium" in reasons[0, "relax"] and "nan" in reasons[1, "relax"]
+        assert float(catalogue.crystals(run, [2]).volume) != pytest.approx(float(crystals[2].volume), rel=1e-4)
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with Catalogue(tmp_path) as catalogue:
+        run = _add(catalogue, _crystals(4))
+        first = walk(catalogue, run, _funnel(tmp_path))
+        monkeypatch.setattr(Moody, "predict", lambda *_, **__: pytest.fail("it was relaxed again"))
+        assert walk(catalogue, run, _funnel(tmp_path)) == first
+
+
+def test_other_settings_are_refused_unless_they_are_to_replace_the_old_ones(tmp_path: Path):
+    with Catalogue(tmp_path) as catalogue:
+        run = _add(catalogue, _crystals(3))
+        walk(catalogue, run, _funnel(tmp_path))
+        with pytest.raises(ConfigError, match=r"relax with other settings \(max_steps\)"):
+            walk(catalogue, run, _funnel(tmp_path, max_steps=0))
+        assert walk(catalogue, run, _funnel(tmp_path, max_steps=0), redo=True) == []
+        assert [step.stage for step in funnel(catalogue, run)] == ["prefilter", "relax"] or all(
+            not step.given for step in funnel(catalogue, run)[2:]
+        )
+
+
+def test_a_stage_without_what_it_needs_and_one_that_comes_too_late_are_refused(tmp_path: Path):
+    prefilter, relax, hull, _ = _funnel(tmp_path)
+    with Catalogue(tmp_path) as catalogue:
+        run = _add(catalogue, _crystals(2))
+        with pytest.raises(ConfigError, match="hull needs energy_per_atom"):
+            walk(catalogue, run, [hull])
+        walk(catalogue, run, [relax])
+        with pytest.raises(ConfigError, match="prefilter comes before relax"):
+            walk(catalogue, run, [prefilter])
+        assert walk(catalogue, run, [hull]) == [0, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OddConfig:
+    pass
+
+
+class _Odd(Stage):
+    """Raises at the second crystal, repeats the third, and forgets the last."""
+
+    name = "odd"
+    version = 1
+    columns: Mapping[str, Column] = {"odd_value": Column(meaning="its atoms")}
+
+    def run(self, crystals, earlier, *, workers) -> Iterator[StageRecord]:
+        for i, crystal in enumerate(crystals):
+            number = earlier[i]["index"]
+            if number == 1:
+                raise ZeroDivisionError("odd")
+            if number == 3:
+                return
+            yield StageRecord(index=i, outcome="passed", values={"odd_value": len(crystal.species)})
+            yield StageRecord(index=i, outcome="failed")
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    table = {"odd": (f"{__name__}:_OddConfig", f"{__name__}:_Odd"), **registry.STAGES}
+    monkeypatch.setattr(registry, "STAGES", table)
+    return _Odd(_OddConfig())
+
+
+def test_whatever_a_stage_does_there_is_one_record_a_crystal(tmp_path: Path, odd: Stage):
+    with Catalogue(tmp_path) as catalogue:
+        run = _add(catalogue, _crystals(4))
+        walk(catalogue, run, [odd])
+        assert catalogue.outcomes(run, "odd") == {0: "passed", 1: "failed", 2: "passed", 3: "failed"}
+        assert {index: reason for index, _, _, reason in catalogue.failures(run)}[1] == "ZeroDivisionError: odd"
+
+
+def test_what_concerns_all_crystals_is_raised_and_what_came_before_it_is_kept(
+    tmp_path: Path, odd: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    def run_until(self, crystals, earlier, *, workers):
+        yield StageRecord(index=0, outcome="passed")
+        raise EuhedralError("no licence")
+
+    monkeypatch.setattr(_Odd, "run", run_until)
+    with Catalogue(tmp_path) as catalogue:
+        run = _add(catalogue, _crystals(3))
+        with pytest.raises(EuhedralError, match="no licence"):
+            walk(catalogue, run, [odd])
+        assert catalogue.outcomes(run, "odd") == {0: "passed"}
+
+
+class Slow(Moody):
+    """Takes a while, and notes what it is asked about."""
+
+    log: Path
+
+    def predict(self, batch, *, keys=None):
+        time.sleep(0.004)
+        with self.log.open("a") as file:
+            file.writelines(f"{z}\n" for z in batch.species[batch.first_atom].tolist())
+        return super().predict(batch, keys=keys)
+
+
+def test_killed_at_any_moment_it_goes_on_with_none_lost_and_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Twenty processes are killed; processes are forked, since the import of torch in each would take a minute."""
+    log = tmp_path / "log"
+    monkeypatch.setattr(screening, "SECONDS_BETWEEN_COMMITS", 0.0)
+    monkeypatch.setattr(Slow, "log", log, raising=False)
+    monkeypatch.setattr(RelaxStage, "chunk", 4)
+    crystals = _crystals(16, first=(RAISES,))
+    first_atoms = crystals.species[crystals.first_atom].tolist()
+    prefilter, relax, hull, novelty = _funnel(tmp_path)
+    slow = RelaxStage(replace(relax.config, calculator=f"{__name__}:Slow"))
+    stages = [prefilter, slow, hull, novelty]
+
+    def start(folder: Path) -> int:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                with Catalogue(folder) as catalogue:
+                    walk(catalogue, _add(catalogue, crystals), stages)
+                status = 0
+            finally:
+                os._exit(status)
+        return child
+
+    def finished(folder: Path) -> set[str]:
+        """First atoms of the crystals that are relaxed, as the log has them."""
+        with Catalogue(folder) as catalogue:
+            return {str(first_atoms[index]) for index in catalogue.outcomes(_add(catalogue, crystals), "relax")}
+
+    with Catalogue(tmp_path / "whole") as whole:
+        run = _add(whole, crystals)
+        walk(whole, run, stages)
+        expected = _rows(whole, run)
+    random.seed(0)
+    kills = folders = 0
+    midway = 0
+    while kills < 20 or folders < 2:
+        folder = tmp_path / f"killed-{folders}"
+        done = finished(folder)
+        midway += 0 < len(done) < len(crystals)
+        log.write_text("")
+        child = start(folder)
+        time.sleep(random.uniform(0.01, 0.3))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert not done & set(log.read_text().split())
+        if os.WIFSIGNALED(status):
+            kills += 1
+            continue
+        assert os.waitstatus_to_exitcode(status) == 0
+        folders += 1
+        with Catalogue(folder) as killed:
+            assert len(killed.runs()) == 1 and _rows(killed, 1) == expected
+    assert midway, "no process was killed while some crystals were relaxed and others not"
