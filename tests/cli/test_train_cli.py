@@ -112,3 +112,24 @@ def test_mistakes_are_errors_that_say_what_to_do(trained: Path, folder: Path, tm
     error = error_of("train", "--data", data, "--out", out, "--recipe", recipe)
     assert isinstance(error, ConfigError) and "did you mean 'max_epochs'" in str(error)
     assert not out.exists()
+
+
+def test_a_shipped_recipe_is_taken_by_name(folder: Path, tmp_path: Path) -> None:
+    message = str(error_of("train", "--data", folder / "crystals", "--out", tmp_path / "run", "--recipe", "difcsp"))
+    assert "did you mean 'diffcsp'" in message
+
+
+def test_training_with_the_family_of_diffcsp(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(
+        "family: joint_diffusion\nmodel: {net: {width: 16, layers: 1, frequencies: 4, time_width: 8}}\n"
+        "train: {batch_size: 3, log_steps: 1, accelerator: cpu, precision: float32, max_epochs: 1}\n"
+    )
+    result = call(
+        "train", "--data", folder / "crystals", "--out", tmp_path / "run", "--recipe", tmp_path / "small.yaml"
+    )
+    assert result.exit_code == 0, result.output
+    checkpoint = load_model(tmp_path / "run" / "model")
+    assert type(checkpoint.model).__name__ == "JointDiffusion"
+    rows = read_log(tmp_path / "run")
+    assert rows
+    assert all(float(row["lattice"]) > 0 and float(row["frac"]) > 0 for row in rows)

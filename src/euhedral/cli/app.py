@@ -13,6 +13,8 @@ from euhedral.cli.evaluate import evaluate
 from euhedral.cli.generate import generate
 from euhedral.cli.info import info
 from euhedral.cli.leaderboard import leaderboard
+from euhedral.cli.recipes import recipes
+from euhedral.cli.screen import screen
 from euhedral.cli.split import leakage_command, split_command
 from euhedral.cli.train import finetune, train
 from euhedral.errors import EuhedralError
@@ -25,9 +27,11 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(evaluate)
+app.command()(screen)
 app.command()(leaderboard)
 app.command()(train)
 app.command()(finetune)
+app.command()(recipes)
 app.command()(info)
 data_app.command("split")(split_command)
 data_app.command("leakage")(leakage_command)

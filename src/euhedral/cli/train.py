@@ -29,7 +29,12 @@ Compile = Annotated[
     bool | None,
     typer.Option("--compile/--no-compile", help="Compile the network first; takes minutes, pays in runs of hours."),
 ]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", "--config", help="YAML with family, model and train.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", "--config", help="One of `euhedral recipes`, or a YAML file with family, model and train."
+    ),
+]
 Validation = Annotated[Path | None, typer.Option("--val", help="Other crystals, for a validation loss.")]
 
 
@@ -38,7 +43,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; it must not hold one already.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     val: Validation = None,
-    recipe: RecipeFile = None,
+    recipe: RecipeName = None,
     seed: Seed = None,
     max_minutes: MaxMinutes = None,
     max_epochs: MaxEpochs = None,
@@ -92,7 +97,7 @@ def finetune(
         str, typer.Option("--from", help="Shipped weights by name, a checkpoint or a run folder.")
     ] = "default",
     val: Validation = None,
-    recipe: RecipeFile = None,
+    recipe: RecipeName = None,
     seed: Seed = None,
     max_minutes: MaxMinutes = None,
     max_epochs: MaxEpochs = None,
@@ -125,10 +130,11 @@ def finetune(
     _finished(run.train(data, out, recipe=chosen, val=val, base=find_weights(base), console=console), console)
 
 
-def _recipe(path: Path | None, changes: dict[str, Any]) -> Recipe:
-    from euhedral.train.config import Recipe, load_recipe
+def _recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
+    from euhedral.recipes import shipped
+    from euhedral.train.config import Recipe
 
-    recipe = Recipe() if path is None else load_recipe(path)
+    recipe = Recipe() if name is None else shipped.find(name)
     return recipe.with_changes(**changes)
 
 

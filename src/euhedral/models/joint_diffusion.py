@@ -26,6 +26,8 @@ from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig
 
 SHORTEST, LONGEST = 0.5, 500.0
 """Bounds in Å of the principal stretches of a generated cell, so that a diverged one is a crystal, though a bad one."""
+FARTHEST = 20.0
+"""Bound of the log-symmetric coordinates on their way, in standard deviations, for the same reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +182,7 @@ class JointDiffusion(GenerativeModel):
             lattice=noise.cell.prior(shape, rng=rng).to(device),
             species=request.species.to(device),
         )
+        bound = LONGEST if self.config.net.lattice == "matrix" else FARTHEST
         masked_at_start = int((state.species == MASKED).sum(1).max()) if size else 0
         revealed = 0
         for step in range(request.steps):
@@ -192,11 +195,9 @@ class JointDiffusion(GenerativeModel):
                 state = replace(state, frac=frac)
             guess = self._guess(state, now, asked)
             score = noise.frac.score_from_target(guess.frac, now)
-            state = replace(
-                state,
-                frac=noise.frac.reverse(state.frac, score, now, later, rng=rng),
-                lattice=noise.cell.reverse(state.lattice, _lattice_of(guess), now, later, rng=rng),
-            )
+            frac = noise.frac.reverse(state.frac, score, now, later, rng=rng)
+            lattice = noise.cell.reverse(state.lattice, _lattice_of(guess), now, later, rng=rng)
+            state = replace(state, frac=frac, lattice=lattice.clamp(-bound, bound))
             due = -(-masked_at_start * (step + 1) // request.steps)
             for _ in range(due - revealed):
                 species, palette = palette.reveal(state.species, guess.species, rng=rng)
@@ -240,7 +241,7 @@ class JointDiffusion(GenerativeModel):
             size, count = state.species.shape
             num_atoms = torch.full((size,), count, dtype=torch.int64, device=state.species.device)
             return cell_from_log_symmetric(state.lattice * self.lattice_std + self.lattice_mean, num_atoms)
-        cell = state.lattice.double().nan_to_num(1.0, LONGEST, -LONGEST).clamp(-LONGEST, LONGEST)
+        cell = state.lattice.double()
         values, vectors = torch.linalg.eigh(cell @ cell.mT)
         stretches = values.clamp(SHORTEST**2, LONGEST**2).sqrt()
         return ((vectors * stretches[:, None]) @ vectors.mT).to(state.lattice.dtype)

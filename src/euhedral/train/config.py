@@ -105,6 +105,25 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class About:
+    """Where a recipe comes from; nothing that is computed depends on it.
+
+    Attributes:
+        title: what it is.
+        paper: where it was published.
+        steps: steps along the path that it is sampled with.
+        evaluations: evaluations of the network for one crystal in these steps; 0 where nobody counted them.
+        status: what of it is there, and what is not.
+    """
+
+    title: str = ""
+    paper: str = ""
+    steps: int = 0
+    evaluations: int = 0
+    status: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A model and how it is trained, as a YAML file holds them.
 
@@ -112,11 +131,13 @@ class Recipe:
         family: name in the registry of models.
         model: changes to the family's default configuration, nested as it is; statistics of the data are filled in.
         train: settings of the run.
+        about: where it comes from.
     """
 
     family: str = "joint_flow"
     model: Mapping[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+    about: About = field(default_factory=About)
 
     def with_changes(self, **changes: Any) -> Recipe:
         """The recipe with other settings of `TrainConfig`; None leaves a setting as it is. Raises ConfigError."""
@@ -149,7 +170,9 @@ def load_recipe(path: str | Path) -> Recipe:
     if document is None:
         document = {}
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
-        raise ConfigError(f"'{path}' must hold the keys family, model and train, got {type(document).__name__}")
+        raise ConfigError(
+            f"'{path}' must hold the keys family, model and train (and may hold about), got {type(document).__name__}"
+        )
     try:
         recipe: Recipe = registry.parse_config(Recipe, document)
         model_config(recipe)

@@ -1,0 +1,1 @@
+"""One YAML file a named system: its model, how it is trained, where it comes from. `shipped` reads them by name."""
