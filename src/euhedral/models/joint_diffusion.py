@@ -232,25 +232,24 @@ class JointDiffusion(GenerativeModel):
             metric = torch.einsum("bij,kij->bk", cell @ cell.mT, SYMMETRIC_BASIS.to(cell))
             lattice = metric / (1 + metric[:, 5:].abs())
         else:
-            cell, lattice = self._cell(state), state.lattice
+            cell, lattice = self._log_cell(state), state.lattice
         return NoisyCrystals(frac=state.frac, cell=cell, lattice=lattice, species=state.species, time=time, known=known)
 
-    def _cell(self, state: _State) -> Tensor:
-        """The cell without its rotation, (b, 3, 3)."""
-        if self.config.net.lattice == "log_symmetric":
-            size, count = state.species.shape
-            num_atoms = torch.full((size,), count, dtype=torch.int64, device=state.species.device)
-            return cell_from_log_symmetric(state.lattice * self.lattice_std + self.lattice_mean, num_atoms)
-        cell = state.lattice.double()
-        values, vectors = torch.linalg.eigh(cell @ cell.mT)
-        stretches = values.clamp(SHORTEST**2, LONGEST**2).sqrt()
-        return ((vectors * stretches[:, None]) @ vectors.mT).to(state.lattice.dtype)
+    def _log_cell(self, state: _State) -> Tensor:
+        """The cell of log-symmetric coordinates, (b, 3, 3)."""
+        size, count = state.species.shape
+        num_atoms = torch.full((size,), count, dtype=torch.int64, device=state.species.device)
+        return cell_from_log_symmetric(state.lattice * self.lattice_std + self.lattice_mean, num_atoms)
 
     def _crystals(self, state: _State) -> CrystalBatch:
+        """Crystals in cells without their rotation, whose stretches are kept within bounds."""
         size, count = state.species.shape
+        cell = (state.lattice if self.config.net.lattice == "matrix" else self._log_cell(state)).double()
+        values, vectors = torch.linalg.eigh(cell @ cell.mT)
+        stretches = values.clamp(SHORTEST**2, LONGEST**2).sqrt()
         return CrystalBatch(
             frac=state.frac.reshape(-1, 3),
-            cell=self._cell(state),
+            cell=((vectors * stretches[:, None]) @ vectors.mT).to(state.lattice.dtype),
             species=state.species.reshape(-1),
             num_atoms=torch.full((size,), count, dtype=torch.int64, device=state.species.device),
         )
