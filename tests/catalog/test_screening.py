@@ -20,7 +20,7 @@ from euhedral.screen.novelty_stage import NoveltyConfig, NoveltyStage
 from euhedral.screen.prefilter_stage import PrefilterConfig, PrefilterStage
 from euhedral.screen.relax_stage import RelaxStage, RelaxStageConfig
 from euhedral.screen.stage import Column, Stage, StageRecord
-from screen.potentials import RAISES, SAYS_NOTHING, Moody
+from screen.potentials import DIES, HANGS, RAISES, SAYS_NOTHING, Moody
 
 TOY = "model=toy, functional=none, corrections=none"
 ELEMENTS = [z for z in range(7, 60) if z not in (RAISES, SAYS_NOTHING)]
@@ -101,9 +101,8 @@ def test_other_settings_are_refused_unless_they_are_to_replace_the_old_ones(tmp_
         with pytest.raises(ConfigError, match=r"relax with other settings \(max_steps\)"):
             walk(catalogue, run, _funnel(tmp_path, max_steps=0))
         assert walk(catalogue, run, _funnel(tmp_path, max_steps=0), redo=True) == []
-        assert [step.stage for step in funnel(catalogue, run)] == ["prefilter", "relax"] or all(
-            not step.given for step in funnel(catalogue, run)[2:]
-        )
+        steps = {step.stage: step for step in funnel(catalogue, run)}
+        assert steps["relax"].outcomes == {"step limit": 3} and steps["hull"].given == 0
 
 
 def test_a_stage_without_what_it_needs_and_one_that_comes_too_late_are_refused(tmp_path: Path):
@@ -237,3 +236,13 @@ def test_killed_at_any_moment_it_goes_on_with_none_lost_and_none_twice(tmp_path:
         with Catalogue(folder) as killed:
             assert len(killed.runs()) == 1 and _rows(killed, 1) == expected
     assert midway, "no process was killed while some crystals were relaxed and others not"
+
+
+def test_a_calculator_that_hangs_or_dies_is_an_outcome_of_its_crystal(tmp_path: Path):
+    """Starts two processes and waits for the time limit."""
+    crystals = _crystals(4, first=(HANGS, DIES))
+    with Catalogue(tmp_path) as catalogue:
+        run = _add(catalogue, crystals)
+        assert walk(catalogue, run, _funnel(tmp_path, max_seconds=1.5)[1:2], workers=1) == [2, 3]
+        assert catalogue.outcomes(run, "relax") == {0: "time limit", 1: "failed", 2: "passed", 3: "passed"}
+        assert all("gave no answer" in reason for _, _, _, reason in catalogue.failures(run))

@@ -6,10 +6,9 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from euhedral.cli import generate_options as options
 from euhedral.cli.assignments import parse_assignments
 from euhedral.errors import RequestError
 
@@ -24,46 +23,28 @@ ROWS_SHOWN = 40
 
 
 def generate(
-    n: Annotated[int, typer.Option("-n", "--number", help="Number of crystals.")] = 16,
-    formula: Annotated[str | None, typer.Option(help="Predict structures of this composition, e.g. LiMnO2.")] = None,
-    z: Annotated[int | None, typer.Option("--z", help="Formula units per cell; all that fit where not given.")] = None,
-    chemical_system: Annotated[
-        str | None, typer.Option(help="Exactly these elements, e.g. Li-Mn-O; * leaves a place open.")
-    ] = None,
-    elements: Annotated[str | None, typer.Option(help="Only these elements may occur, e.g. Li,Mn,O.")] = None,
-    exclude_elements: Annotated[str | None, typer.Option(help="These elements may not occur, e.g. Pb,Cd.")] = None,
-    num_atoms: Annotated[str | None, typer.Option(help="Atoms in a cell: a number or a range such as 4-12.")] = None,
-    space_group: Annotated[
-        int | None, typer.Option(help="Space-group number 1-230; a soft condition, not a guarantee.")
-    ] = None,
-    property_targets: Annotated[
-        list[str] | None,
-        typer.Option("--property", help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap."),
-    ] = None,
-    charge_neutral: Annotated[
-        bool | None,
-        typer.Option(
-            help="Only compositions that pass the charge-neutrality rule (SMACT; alloys of metals and single elements pass "
-            "it too), or as the network draws them; as many as in the training data where neither is given.",
-            show_default=False,
-        ),
-    ] = None,
-    idealize: Annotated[bool, typer.Option(help="Move crystals onto the symmetry that they nearly have.")] = True,
-    guidance: Annotated[float, typer.Option(help="Strength toward soft conditions; 1 is plain conditioning.")] = 1.0,
-    steps: Annotated[
-        int,
-        typer.Option(help="Steps along the path of each candidate structure; the network is evaluated twice a step."),
-    ] = 7,
-    seed: Annotated[int, typer.Option(help="The same seed on the same machine gives the same crystals.")] = 0,
-    model: Annotated[str, typer.Option(help="Shipped weights by name, or a checkpoint folder.")] = "default",
-    out: Annotated[
-        Path | None, typer.Option(help="Output folder; a new numbered one where not given.", show_default=False)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in --out.")] = False,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run in --out.")] = False,
-    batch: Annotated[int, typer.Option(help="Crystals at once; halved when memory runs out.")] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
+    n: options.Number = 16,
+    formula: options.Formula = None,
+    z: options.FormulaUnits = None,
+    chemical_system: options.ChemicalSystem = None,
+    elements: options.Elements = None,
+    exclude_elements: options.ExcludeElements = None,
+    num_atoms: options.NumAtoms = None,
+    space_group: options.SpaceGroup = None,
+    property_targets: options.PropertyTargets = None,
+    charge_neutral: options.ChargeNeutral = None,
+    idealize: options.Idealize = True,
+    guidance: options.Guidance = 1.0,
+    steps: options.Steps = 7,
+    seed: options.Seed = 0,
+    model: options.Model = "default",
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
+    batch: options.Batch = 64,
+    device: options.Device = "auto",
+    screen: options.Screen = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Generate crystals and write them as CIF, extxyz, a table, a summary and a gallery."""
     started = time.time()
@@ -104,10 +85,29 @@ def generate(
     with RunFolder(folder, json.loads(json.dumps(asked)), overwrite=overwrite, resume=resume) as run:
         first, redrawn = _write_all(generator, request, run, console, batch=batch, started=started)
         summary = _finish(generator, resolved, run, seconds=time.time() - started, first=first, redrawn=redrawn)
+    if not as_json:
+        _print_table(console, run, summary)
+    if screen:
+        summary["screening"] = _screen(run, overwrite=overwrite, printed=not as_json)
     if as_json:
         sys.stdout.write(json.dumps(summary) + "\n")
-    else:
-        _print_table(console, run, summary)
+
+
+def _screen(run: RunFolder, *, overwrite: bool, printed: bool) -> dict[str, Any]:
+    """Take the run through the default funnel, in a folder of its own; gives the summary."""
+    import shutil
+
+    from euhedral.catalog.database_engine import FILE
+    from euhedral.cli.screen import print_screening, run_screening
+    from euhedral.screen import stages
+
+    out = run.path / "screen"
+    if overwrite and (out / FILE).is_file():
+        shutil.rmtree(out)
+    results = run_screening(run.path, out, [stages.make(name) for name in stages.DEFAULT_STAGES])
+    if printed:
+        print_screening(results)
+    return results.summary
 
 
 def parse_atom_range(text: str | None) -> int | tuple[int, int] | None:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,7 @@ import typer
 from euhedral.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from euhedral.catalog.screening_folder import Ranking
     from euhedral.screen.stage import Stage
 
 ROWS_SHOWN = 20
@@ -86,7 +86,7 @@ def screen(
     }
     stages = _stages(chosen, skip, _with_settings(own, settings or []))
     codes = [] if dft is None else [code.strip() for code in dft.split(",")]
-    run_screening(
+    results = run_screening(
         samples,
         out,
         stages,
@@ -96,9 +96,27 @@ def screen(
         top=top,
         database=database,
         redo=redo,
-        workers=workers or os.cpu_count() or 1,
-        as_json=as_json,
+        workers=workers,
     )
+    if as_json:
+        sys.stdout.write(json.dumps(results.summary, allow_nan=False) + "\n")
+    else:
+        print_screening(results)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Screening:
+    """What a screening left.
+
+    Attributes:
+        summary: as in its summary.json, and its `folder`.
+        ranking: the crystals that are left.
+        page: the report.
+    """
+
+    summary: dict[str, Any]
+    ranking: Ranking
+    page: Path
 
 
 def run_screening(
@@ -112,10 +130,9 @@ def run_screening(
     top: int = 20,
     database: str | None = None,
     redo: bool = False,
-    workers: int = 1,
-    as_json: bool = False,
-) -> None:
-    """Screen, write the folder, and print; arguments as the options of `euhedral screen`."""
+    workers: int = 0,
+) -> Screening:
+    """Screen and write the folder; arguments as the options of `euhedral screen`."""
     from rich.console import Console
 
     from euhedral.catalog.database import Catalogue
@@ -128,7 +145,7 @@ def run_screening(
 
     if unknown := [code for code in codes or [] if code not in CODES]:
         raise ConfigError(f"--dft makes no inputs for {', '.join(unknown)}; there are {', '.join(CODES)}")
-    started = time.perf_counter()
+    started, workers = time.perf_counter(), workers or os.cpu_count() or 1
     check_folder(out)
     with stage_bars(Console(stderr=True)) as progress, Catalogue(database or out) as catalogue:
         given = read_samples(samples, workers=workers)
@@ -139,10 +156,7 @@ def run_screening(
         summary = write_results(out, catalogue, run, ranking, codes=codes or [], top=top, facts=facts)
     hull = next((stage.hull for stage in stages if stage.name == "hull"), None)  # pyright: ignore[reportAttributeAccessIssue]
     page = write_screening_report(out, summary, ranking, hull=hull)
-    if as_json:
-        sys.stdout.write(json.dumps({**summary, "folder": str(out)}, allow_nan=False) + "\n")
-    else:
-        _print(Console(), summary, ranking, page)
+    return Screening(summary={**summary, "folder": str(out)}, ranking=ranking, page=page)
 
 
 def _stages(chosen: str | None, skip: str | None, settings: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
@@ -176,9 +190,12 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _print(console: Console, summary: Mapping[str, Any], ranking: Any, page: Path) -> None:
+def print_screening(results: Screening) -> None:
+    """The funnel and the best crystals as tables."""
+    from rich.console import Console
     from rich.table import Table
 
+    console, summary, ranking = Console(), results.summary, results.ranking
     funnel = Table(title=f"{summary['crystals']:,} crystals", title_justify="left")
     for heading in ("stage", "came", "passed", "outcomes"):
         funnel.add_column(heading, justify="right" if heading in ("came", "passed") else "left")
@@ -186,14 +203,7 @@ def _print(console: Console, summary: Mapping[str, Any], ranking: Any, page: Pat
         told = ", ".join(f"{outcome} {count:,}" for outcome, count in step["outcomes"].items())
         funnel.add_row(step["stage"], f"{step['given']:,}", f"{step['passed']:,}", told)
     console.print(funnel)
-    table = Table(title=f"the best of {summary['left']:,} left", title_justify="left")
-    for heading in ("#", "formula", "index", "score", "above hull eV/atom", "novel"):
-        table.add_column(heading, justify="left" if heading in ("formula", "novel") else "right")
-    for place, row in enumerate(ranking.rows[:ROWS_SHOWN], start=1):
-        numbers = ["–" if row.get(key) is None else f"{row[key]:.3f}" for key in ("score", "e_above_hull")]
-        novel = {True: "yes", False: "no"}.get(row.get("novel"), "not known")
-        table.add_row(str(place), row["formula"], str(row["index"]), *numbers, novel)
-    console.print(table)
+    console.print(_best_table(ranking))
     console.print(ranking.order, highlight=False, markup=False)
     discovery = summary["discovery"]
     if discovery is not None:
@@ -206,4 +216,21 @@ def _print(console: Console, summary: Mapping[str, Any], ranking: Any, page: Pat
             )
     for name, reason in list(summary["dft_problems"].items())[:5]:
         console.print(f"no DFT input {name}: {reason}", highlight=False, markup=False)
-    console.print(f"{summary['seconds']:.1f} s; report in {page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{summary['seconds']:.1f} s; report in {results.page}", highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def _best_table(ranking: Ranking) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"the best of {len(ranking.rows):,} left", title_justify="left")
+    for heading in ("#", "formula", "index", "score", "above hull eV/atom", "novel"):
+        table.add_column(heading, justify="left" if heading in ("formula", "novel") else "right")
+    for place, row in enumerate(ranking.rows[:ROWS_SHOWN], start=1):
+        numbers = (
+            f"{value:.3f}" if isinstance(value, float) else "–" for value in (row["score"], row.get("e_above_hull"))
+        )
+        novel = {True: "yes", False: "no"}.get(bool(row["novel"])) if row.get("novel") is not None else "not known"
+        table.add_row(str(place), str(row["formula"]), str(row["index"]), *numbers, novel)
+    return table

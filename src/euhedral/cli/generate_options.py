@@ -1,0 +1,50 @@
+"""The options of `euhedral generate`, as types of its arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Number = Annotated[int, typer.Option("-n", "--number", help="Number of crystals.")]
+Formula = Annotated[str | None, typer.Option(help="Predict structures of this composition, e.g. LiMnO2.")]
+FormulaUnits = Annotated[int | None, typer.Option("--z", help="Formula units per cell; all that fit where not given.")]
+ChemicalSystem = Annotated[
+    str | None, typer.Option(help="Exactly these elements, e.g. Li-Mn-O; * leaves a place open.")
+]
+Elements = Annotated[str | None, typer.Option(help="Only these elements may occur, e.g. Li,Mn,O.")]
+ExcludeElements = Annotated[str | None, typer.Option(help="These elements may not occur, e.g. Pb,Cd.")]
+NumAtoms = Annotated[str | None, typer.Option(help="Atoms in a cell: a number or a range such as 4-12.")]
+SpaceGroup = Annotated[int | None, typer.Option(help="Space-group number 1-230; a soft condition, not a guarantee.")]
+PropertyTargets = Annotated[
+    list[str] | None,
+    typer.Option("--property", help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap."),
+]
+ChargeNeutral = Annotated[
+    bool | None,
+    typer.Option(
+        help="Only compositions that pass the charge-neutrality rule (SMACT; alloys of metals and single elements pass "
+        "it too), or as the network draws them; as many as in the training data where neither is given.",
+        show_default=False,
+    ),
+]
+Idealize = Annotated[bool, typer.Option(help="Move crystals onto the symmetry that they nearly have.")]
+Guidance = Annotated[float, typer.Option(help="Strength toward soft conditions; 1 is plain conditioning.")]
+Steps = Annotated[
+    int,
+    typer.Option(help="Steps along the path of each candidate structure; the network is evaluated twice a step."),
+]
+Seed = Annotated[int, typer.Option(help="The same seed on the same machine gives the same crystals.")]
+Model = Annotated[str, typer.Option(help="Shipped weights by name, or a checkpoint folder.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Output folder; a new numbered one where not given.", show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option(help="Replace an earlier run in --out.")]
+Resume = Annotated[bool, typer.Option(help="Go on with an interrupted run in --out.")]
+Batch = Annotated[int, typer.Option(help="Crystals at once; halved when memory runs out.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
+Screen = Annotated[
+    bool, typer.Option("--screen", help="Screen them too, as `euhedral screen OUT --out OUT/screen` does by default.")
+]
