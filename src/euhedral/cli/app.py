@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from euhedral import __version__
+from euhedral.cli.catalog import catalog_app
 from euhedral.cli.data import data_app
 from euhedral.cli.evaluate import evaluate
 from euhedral.cli.generate import generate
@@ -36,6 +37,7 @@ app.command()(info)
 data_app.command("split")(split_command)
 data_app.command("leakage")(leakage_command)
 app.add_typer(data_app, name="data")
+app.add_typer(catalog_app, name="catalog")
 
 
 def _print_version(asked: bool) -> None:
