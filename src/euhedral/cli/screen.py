@@ -9,10 +9,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from euhedral.cli import screen_options as options
 from euhedral.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,49 +22,29 @@ ROWS_SHOWN = 20
 
 
 def screen(
-    samples: Annotated[
-        Path, typer.Argument(help="Crystals: CIF, extxyz, CSV, JSON, zip, folder, store, or a run.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it ended.", show_default=False)],
-    chosen: Annotated[
-        str | None, typer.Option("--stages", help="With commas; prefilter,relax,hull,novelty where not given.")
-    ] = None,
-    skip: Annotated[str | None, typer.Option(help="Stages to leave out, with commas.")] = None,
-    calculator: Annotated[
-        str, typer.Option(help="chgnet, chgnet-r2scan, mace, sevenn, orb, mattersim, or module:function.")
-    ] = "chgnet",
-    force_limit: Annotated[float, typer.Option(help="Converged below this force, eV/Å.")] = 0.1,
-    stress_limit: Annotated[float | None, typer.Option(help="And below this stress, GPa.")] = None,
-    max_steps: Annotated[int, typer.Option(help="Steps of a relaxation.")] = 500,
-    time_limit: Annotated[float, typer.Option(help="Seconds for the relaxation of a crystal.")] = 600.0,
-    reference: Annotated[
-        Path | None, typer.Option(help="Energies of known phases for the hull; the shipped CHGNet ones of MP-20.")
-    ] = None,
-    reference_method: Annotated[
-        str | None, typer.Option(help="Of these, e.g. 'model=DFT, functional=PBE, corrections=none'.")
-    ] = None,
-    energy_method: Annotated[str | None, typer.Option(help="Of the calculator, likewise; CHGNet's is known.")] = None,
-    above_hull: Annotated[float, typer.Option(help="Reject above this distance to the hull, eV/atom.")] = 0.1,
-    known: Annotated[
-        Path | None, typer.Option(help="Crystals that count as known; none are shipped, so novelty stays open without.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="STAGE.SETTING=VALUE, repeatable, for all other settings.")
-    ] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Keep of the list: 'e_above_hull < 0.05 and num_atoms <= 8'.")
-    ] = None,
-    sort: Annotated[str | None, typer.Option(help="Columns, - for falling; the score where not given.")] = None,
-    dft: Annotated[str | None, typer.Option(help="Inputs of the best: vasp, espresso or both with a comma.")] = None,
-    top: Annotated[int, typer.Option(help="How many of the best get these inputs.", min=1)] = 20,
-    database: Annotated[
-        str | None, typer.Option(help="Catalogue elsewhere, e.g. postgresql://user@host/name.", show_default=False)
-    ] = None,
-    redo: Annotated[
-        bool, typer.Option(help="Forget stages whose settings have changed, and those after them.")
-    ] = False,
-    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
+    samples: options.Samples,
+    out: options.Out,
+    chosen: options.Chosen = None,
+    skip: options.Skip = None,
+    calculator: options.Calculator = "chgnet",
+    force_limit: options.ForceLimit = 0.1,
+    stress_limit: options.StressLimit = None,
+    max_steps: options.MaxSteps = 500,
+    time_limit: options.TimeLimit = 600.0,
+    reference: options.Reference = None,
+    reference_method: options.ReferenceMethod = None,
+    energy_method: options.EnergyMethod = None,
+    above_hull: options.AboveHull = 0.1,
+    known: options.Known = None,
+    settings: options.Settings = None,
+    where: options.Where = None,
+    sort: options.Sort = None,
+    dft: options.Dft = None,
+    top: options.Top = 20,
+    database: options.Database = None,
+    redo: options.Redo = False,
+    workers: options.Workers = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Relax crystals, hold them against the hull, and rank what is stable, unique and novel; nothing is lost when killed."""
     own = {

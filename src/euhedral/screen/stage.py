@@ -91,7 +91,8 @@ class Stage(ABC):
         Args:
             crystals: as the earlier stages left them, on the CPU.
             earlier: values of all earlier stages, one mapping a crystal; `index` is the crystal's index in the run.
-            workers: processes to use; 0 works in this one. The same records come out for any number, but for `seconds`.
+            workers: processes to use; 0 works in this one. Verdicts do not depend on it, numbers only as far as
+                rounding does.
 
         Returns:
             Exactly one record a crystal: a list in the order given, or an iterator that gives each record when it is ready,
