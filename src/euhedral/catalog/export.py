@@ -3,7 +3,7 @@
 | ending | holds |
 |---|---|
 | `.cif` | one file, a block a crystal |
-| none | a folder with a CIF file a crystal and `crystals.csv` |
+| none | a folder with a CIF file a crystal and the table as `crystals.tsv` |
 | `.extxyz`, `.xyz` | frames, with the columns in their header lines |
 | `.csv`, `.parquet` | the table, with a column `cif` |
 | `.db` | an ASE database, with the columns as key-value pairs and all of them under `data` |

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CIF = "cif"
 """Column of tables that holds crystals."""
+TABLE = "crystals.tsv"
+"""The table in a folder of CIF files."""
 Row = Mapping[str, Any]
 _KEPT_BY_ASE = frozenset({"volume", "mass", "age"})
 
@@ -79,7 +81,8 @@ class _CifFile(Writer):
 class _CifFolder(Writer):
     def _begin(self) -> None:
         self._path.mkdir()
-        self._table = csv.writer(self._text_file(self._path / "crystals.csv"), lineterminator="\n")
+        # Readers of folders take a CSV for a source of crystals.
+        self._table = csv.writer(self._text_file(self._path / TABLE), delimiter="\t", lineterminator="\n")
         self._table.writerow([*self._columns, "file"])
 
     def write(self, batch: pa.RecordBatch, rows: Sequence[Row], crystals: Sequence[CrystalBatch] | None) -> None:

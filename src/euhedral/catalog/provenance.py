@@ -26,7 +26,12 @@ GENERATED, GIVEN = "generated", "given"
 """Stages that hold what was known of crystals before the catalogue: from the run's table, from their source."""
 GIVEN_PREFIX = "given_"
 CHUNK = 5_000
-_OF_TABLE = ("space_group", "space_group_symbol", "smallest_distance")
+_OF_TABLE = {
+    "space_group": ("", "number of the space group at symprec 0.1 Å, 0 where none was found"),
+    "space_group_symbol": ("", "its Hermann-Mauguin symbol"),
+    "smallest_distance": ("Å", "smallest distance between two atoms, periodic images included"),
+}
+"""Columns of a run's records that the catalogue does not find itself: unit and meaning."""
 _NOT_PROVENANCE = frozenset({"request", "crystals"})
 
 
@@ -61,6 +66,7 @@ def import_source(
 def import_run(catalogue: Catalogue, folder: str | Path, *, partial: bool = False) -> int:
     """Take in a folder that `euhedral generate` wrote, which is left as it is. Arguments and errors as `import_source`."""
     from euhedral.crystal.batch import CrystalBatch
+    from euhedral.screen.stage import Column
 
     folder = Path(folder)
     summary = _summary(folder)
@@ -81,6 +87,8 @@ def import_run(catalogue: Catalogue, folder: str | Path, *, partial: bool = Fals
         names=[str(record["name"]) for record in records],
         reasons=reasons,
     )
+    described = {name: Column(unit=unit, meaning=meaning) for name, (unit, meaning) in _OF_TABLE.items()}
+    catalogue.add_stage(run, stage=GENERATED, version=1, columns=described)
     _record(catalogue, run, GENERATED, [{name: record.get(name) for name in _OF_TABLE} for record in records])
     return run
 
