@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from multiprocessing.connection import Connection
 
 import torch
 
@@ -52,12 +53,17 @@ def record(index: int, crystal: CrystalBatch) -> StageRecord:
     )
 
 
-def write_until_killed(target: str, count: int) -> None:
-    """A writer that does what is left to do, in as many transactions as possible."""
+def write_until_killed(target: str, count: int, at_once: int, begun: Connection) -> None:
+    """A writer that does what is left to do, `at_once` crystals in a transaction; says when it opens the catalogue and when
+    it begins to record."""
     torch.set_num_threads(1)
     batch = crystals(count)
+    begun.send("open")
     with Catalogue(target) as catalogue:
         run = add(catalogue, batch)
-        for index in catalogue.unfinished(run, "relax"):
-            catalogue.record(run, "relax", 1, [record(index, batch[index])])
+        begun.send("record")
+        left = catalogue.unfinished(run, "relax")
+        for start in range(0, len(left), at_once):
+            part = left[start : start + at_once]
+            catalogue.record(run, "relax", 1, [record(index, batch[index]) for index in part])
             time.sleep(0.001)
