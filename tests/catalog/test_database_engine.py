@@ -55,7 +55,7 @@ def test_made_in_a_folder_that_is_not_there_yet_with_a_log(tmp_path: Path) -> No
 
 
 def test_missing_where_none_is_to_be_made(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no catalogue at .*euhedral catalog import"):
+    with pytest.raises(DataError, match=r"no catalogue at .*euhedral catalog import"):
         Catalogue(tmp_path, create=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -196,7 +196,7 @@ def test_a_full_disk(small_disk: Callable[[str], Path]) -> None:
     batch = crystals(2_000)
     with Catalogue(disk) as catalogue:
         run = add(catalogue, batch)
-        with pytest.raises(OutputError, match="cannot use the catalogue .*(full|refuses)"):
+        with pytest.raises(OutputError, match=r"cannot use the catalogue .*(full|refuses)"):
             for start in range(0, 2_000, 50):
                 part = [record(i, batch[i]) for i in range(start, start + 50)]
                 catalogue.record(run, "relax", 1, part)
@@ -238,7 +238,7 @@ def test_a_server_that_goes_away_and_comes_back(postgres_server: Server) -> None
         run = write_some(catalogue)
         postgres_server.stop()
         try:
-            with pytest.raises(OutputError, match="cannot be reached.*run the same command again"):
+            with pytest.raises(OutputError, match=r"cannot be reached.*run the same command again"):
                 catalogue.record(run, "relax", 1, [record(1, batch[1])])
             with pytest.raises(OutputError, match="cannot be reached"):
                 Catalogue(target)
@@ -251,7 +251,7 @@ def test_a_server_that_goes_away_and_comes_back(postgres_server: Server) -> None
 
 def test_a_database_that_is_not_on_the_server(postgres_server: Server) -> None:
     target = postgres_server.new_database().replace("/test_", "/no_such_")
-    with pytest.raises(OutputError, match="cannot be reached.*does not exist"):
+    with pytest.raises(OutputError, match=r"cannot be reached.*does not exist"):
         Catalogue(target)
 
 

@@ -164,10 +164,10 @@ def _statement(
     if run is not None:
         statement = statement.where(crystals.c.run_id == run)
     if where is not None:
-        named = [name for name in named_columns(where) if name in known]
+        named = named_columns(where)
+        if unknown := next((name for name in named if name not in known), None):
+            raise unknown_column(unknown, list(known), in_filter=True)
         usable = {name: FilterColumn(kind=known[name].kind, element=parts.element(known[name])) for name in named}
-        for name in named_columns(where):
-            _known(known, name)
         statement = statement.where(where_clause(where, usable))
     for name, falling in _sorting(sort):
         element = parts.element(_known(known, name))

@@ -89,11 +89,11 @@ def named_columns(text: str) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def unknown_column(name: str, known: Sequence[str]) -> RequestError:
-    """The error that names the columns nearest to one that is not there."""
+def unknown_column(name: str, known: Sequence[str], *, in_filter: bool = False) -> RequestError:
+    """The error that names the columns nearest to one that is not there; in a filter it may have been meant as a text."""
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
-    return RequestError(f"there is no column '{name}'; {hint}")
+    return RequestError(f"there is no column '{name}'; {hint}{'; texts stand in quotes' if in_filter else ''}")
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -171,7 +171,7 @@ class _Parser:
                 return self._within(name, column)
             sign = self._sign(required=column.kind != "bool")
             if sign is None:
-                return column.element.is_(True)
+                return operator.eq(column.element, _bound(True))  # IS TRUE would be false of the unknown, not unknown
             if self._is_column():
                 other, second = self._column()
                 self._check_pair(name, column, other, second)
@@ -193,7 +193,7 @@ class _Parser:
         if isinstance(value, bool):
             if sign in _MIRRORED:
                 raise RequestError(f"{name} {sign} {str(value).lower()}: true and false have no size; use = or !=")
-            return column.element.is_(value if sign != "!=" else not value)
+            return operator.eq(column.element, _bound(value if sign != "!=" else not value))
         return _COMPARE[sign](column.element, _bound(value))
 
     def _within(self, name: str, column: FilterColumn) -> ColumnElement:
@@ -230,7 +230,7 @@ class _Parser:
     def _column(self) -> tuple[str, FilterColumn]:
         name = self._tokens[self._next].text
         if name not in self._columns:
-            raise unknown_column(name, list(self._columns))
+            raise unknown_column(name, list(self._columns), in_filter=True)
         self._next += 1
         return name, self._columns[name]
 
