@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,7 @@ def _sqlite_engine(file: Path) -> Engine:
             uri, uri=True, timeout=SECONDS_TO_WAIT, check_same_thread=False, isolation_level=None
         )
         if not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_log(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
@@ -188,6 +189,19 @@ def _sqlite_engine(file: Path) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Change to a write-ahead log; SQLite does not wait by itself for others that are about to do the same."""
+    until = time.monotonic() + SECONDS_TO_WAIT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _server_engine(url: URL) -> Engine:
