@@ -78,7 +78,7 @@ def show_command(
             items = value.items() if isinstance(value, dict) else enumerate(value)
             lines = [f"{key}: {item if isinstance(item, str) else json.dumps(item)}" for key, item in items]
         if lines is None:
-            console.print(f"{name}: {_cell(value)}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{name}: {_text(value)}", highlight=False, markup=False, soft_wrap=True)
         for line in lines or ():
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
@@ -266,12 +266,16 @@ def _worth_showing(known: list[str]) -> list[str]:
     return [*ALWAYS_SHOWN, *found[:COLUMNS_SHOWN]]
 
 
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _cell(value: Any) -> str:
     from rich.markup import escape
 
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
+    return escape(_text(value))
 
 
 def _table(title: str) -> Any:
