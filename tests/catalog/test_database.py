@@ -251,3 +251,22 @@ def test_requests_that_cannot_be_met(catalogue: Catalogue) -> None:
         add(catalogue, CrystalBatch.empty())
     with pytest.raises(RequestError, match="plain values"):
         add(catalogue, crystals(1), generator=torch.Generator())
+
+
+def test_requests_come_back_as_they_were_asked(catalogue: Catalogue) -> None:
+    request = {"b": [1, 2.5, None, True], "a": {"x": "\\u0000 ü", "nul": "a\x00b"}, "pair": (1, 2), "half": "\ud800"}
+    run = add(catalogue, crystals(1), **request)
+    kept = {"b": [1, 2.5, None, True], "a": {"x": "\\u0000 ü", "nul": "ab"}, "pair": [1, 2], "half": "?"}
+    assert catalogue.run(run).request == {"model": "none", "seed": 7, **kept}
+    assert add(catalogue, crystals(1), **request) == run
+
+
+def test_a_table_is_of_one_state_whatever_others_write_meanwhile(catalogue: Catalogue, target: str) -> None:
+    run = add(catalogue, crystals(30))
+    pieces = catalogue.batches(run, columns=["index"], rows=10)
+    next(pieces)
+    with Catalogue(target) as other:
+        other.record(run, "relax", 1, [passed(i, energy=0.0) for i in range(30)])
+        add(other, crystals(3, seed=5))
+    assert sum(piece.num_rows for piece in pieces) == 20
+    assert catalogue.table(run, "energy = 0").num_rows == 30

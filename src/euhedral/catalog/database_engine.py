@@ -35,6 +35,10 @@ _REFUSALS = (
         ("database is locked", "database table is locked"),
         f"another process has been writing for {SECONDS_TO_WAIT:.0f} s; try again when it is done",
     ),
+    (
+        ("deadlock detected", "could not serialize"),
+        "another process wrote the same crystals at this moment; run the same command again",
+    ),
     (("unable to open database file",), "it cannot be opened or made there: is the folder writable?"),
     (
         ("disk I/O error", "disk i/o error"),
@@ -138,8 +142,11 @@ class Database:
         """One transaction that reads one state of the database. Raises as `writing`."""
         with _refusals(self.place):
             self._check_file()
-            with self.engine.connect() as connection, connection.begin():
-                yield connection
+            with self.engine.connect() as connection:
+                if self.place.file is None:  # else every statement would see what others have committed since
+                    connection.execution_options(isolation_level="REPEATABLE READ")
+                with connection.begin():
+                    yield connection
 
     def _file_identity(self) -> tuple[int, int] | None:
         if self.place.file is None:

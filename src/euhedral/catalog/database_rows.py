@@ -86,14 +86,17 @@ def plain(value: Any) -> Any:
         RequestError: on a value that JSON does not know.
     """
     try:
-        return json.loads(_without_nul(json.dumps(value, allow_nan=False)))
+        return _with_plain_texts(json.loads(json.dumps(value, allow_nan=False)))
     except (TypeError, ValueError) as error:
         raise RequestError(f"only plain values can be kept in a catalogue: {error}") from None
 
 
-def _without_nul(text: str) -> str:
-    # PostgreSQL keeps no NUL in texts.
-    return text.replace("\\u0000", "") if "\\u0000" in text else text
+def _with_plain_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {plain_text(name): _with_plain_texts(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_plain_texts(item) for item in value]
+    return plain_text(value) if isinstance(value, str) else value
 
 
 def plain_text(text: str) -> str:
