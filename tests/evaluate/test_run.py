@@ -391,6 +391,11 @@ def test_every_protocol_lists_crystals_that_cannot_be_built(protocol: str) -> No
     assert 3 in {failure.index for failure in report.failures}
 
 
+def test_the_limit_of_atoms_holds_for_batches_too() -> None:
+    report = quick(several(), protocol="cdvae", limit_atoms=4)
+    assert report["validity.built"].value == 0.5 and {failure.index for failure in report.failures} >= {0, 3}
+
+
 def test_shares_of_which_less_is_better_are_of_crystals_that_could_be_judged() -> None:
     report = quick(several(), protocol=["cdvae", "lemat"])
     for name in ("symmetry.p1", "supply.radioactive", "supply.toxic"):

@@ -381,7 +381,7 @@ def _samples(
     source: Crystals, name: str, workers: int, limit_atoms: int, progress: Callable[[int, int], None]
 ) -> Samples:
     from euhedral.crystal.batch import CrystalBatch
-    from euhedral.data.samples import Samples, from_batch, from_objects, joined, read_samples
+    from euhedral.data.samples import Samples, from_batch, from_objects, joined, limited, read_samples
 
     if isinstance(source, Samples):
         found = source
@@ -396,6 +396,7 @@ def _samples(
             found = joined(parts, as_draws=len({len(part) for part in parts}) == 1)
         else:
             found = from_objects(items, source=name)
+    found = limited(found, limit_atoms)
     if not len(found):
         raise DataError(f"there are no crystals among the {name}")
     return found
