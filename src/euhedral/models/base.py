@@ -91,6 +91,14 @@ class GenerativeModel(nn.Module, ABC):
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """Training loss of crystals of one atom count; raises ValueError where counts differ."""
 
+    def _equal_count(self, batch: CrystalBatch) -> int:
+        """The atom count that all crystals of a batch must have for a loss. Raises ValueError where counts differ."""
+        count = int(batch.num_atoms[0])
+        if not bool((batch.num_atoms == count).all()):
+            name = type(self).__name__
+            raise ValueError(f"{name}.loss needs crystals of one atom count; batch them with EqualSizeBatches")
+        return count
+
     @abstractmethod
     def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
         """Draw one crystal for each row of the request, in order."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from euhedral.nets.base import Context
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
@@ -59,6 +61,22 @@ class Conditions:
             space_group=self.space_group.to(device),
             properties=self.properties.to(device),
             chemical_system=self.chemical_system.to(device),
+        )
+
+    def context(self, mean: Float[Tensor, " p"], std: Float[Tensor, " p"]) -> Context:
+        """What a backbone is told: properties standardised, 0 and marked where unknown.
+
+        Args:
+            mean: of each property in training.
+            std: its standard deviation.
+        """
+        has = torch.isfinite(self.properties)
+        values = (self.properties - mean) / std
+        return Context(
+            space_group=self.space_group,
+            properties=torch.where(has, values, torch.zeros_like(values)),
+            has_property=has,
+            chemical_system=self.chemical_system,
         )
 
     def drop(self, keep: float, *, rng: torch.Generator) -> Conditions:

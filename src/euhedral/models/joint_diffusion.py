@@ -121,10 +121,8 @@ class JointDiffusion(GenerativeModel):
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""
-        count = int(batch.num_atoms[0])
-        if not bool((batch.num_atoms == count).all()):
-            raise ValueError("JointDiffusion.loss needs crystals of one atom count; batch them with EqualSizeBatches")
-        size, device, levels = len(batch), batch.frac.device, self.config.frac.levels
+        count, size = self._equal_count(batch), len(batch)
+        device, levels = batch.frac.device, self.config.frac.levels
         level = torch.randint(1, levels + 1, (size,), generator=rng, device=device)
         time = 1 - level.float() / levels
         species = batch.species.reshape(size, count)
@@ -255,14 +253,7 @@ class JointDiffusion(GenerativeModel):
         )
 
     def _context(self, conditions: Conditions) -> Context:
-        has = torch.isfinite(conditions.properties)
-        values = (conditions.properties - self.property_mean) / self.property_std
-        return Context(
-            space_group=conditions.space_group,
-            properties=torch.where(has, values, torch.zeros_like(values)),
-            has_property=has,
-            chemical_system=conditions.chemical_system,
-        )
+        return conditions.context(self.property_mean, self.property_std)
 
 
 def _lattice_of(guess: Prediction) -> Tensor:

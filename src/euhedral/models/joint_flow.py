@@ -13,6 +13,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.lattice import cell_from_log_symmetric, log_symmetric
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions
+from euhedral.models.palette import Palette
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
 from euhedral.noise.alignment import aligned
@@ -118,15 +119,6 @@ class _Asked:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Palette:
-    """Elements that masked atoms may take, and how many open places are still owed; see `SampleRequest`."""
-
-    allowed: Tensor
-    addable: Tensor
-    opens: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class _Drawn:
     """Crystals of one atom count as the model sees them: (b, n, 3), standardised lattice (b, 6), species (b, n)."""
 
@@ -157,10 +149,7 @@ class JointFlow(GenerativeModel):
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""
-        count = int(batch.num_atoms[0])
-        if not bool((batch.num_atoms == count).all()):
-            raise ValueError("JointFlow.loss needs crystals of one atom count; batch them with EqualSizeBatches")
-        size, device = len(batch), batch.frac.device
+        count, size, device = self._equal_count(batch), len(batch), batch.frac.device
         lattice = (log_symmetric(batch.cell, batch.num_atoms) - self.lattice_mean) / self.lattice_std
         frac, species = batch.frac.reshape(size, count, 3), batch.species.reshape(size, count)
         # The inverted crystal has the same metric and energy: twice the data for crystals without a centre.
@@ -201,7 +190,7 @@ class JointFlow(GenerativeModel):
         if options.species_lead == 0:
             # What follows is structure prediction: the space group is drawn again, for the composition.
             request = replace(request, species=self._draw_species(request, rng))
-        asked, palette = self._asked(request, rng), self._palette(request)
+        asked, palette = self._asked(request, rng), Palette.of(request, self.lattice_mean.device)
         species = request.species.to(self.lattice_mean.device)
         best = self._path(species, palette, asked, request.steps, rng)
         if bool((species == MASKED).any()) or options.candidates == 1:
@@ -253,7 +242,7 @@ class JointFlow(GenerativeModel):
         draws = [self._denoising_error(drawn, options.selection_time, rng) for _ in range(options.selection_draws)]
         return torch.stack(draws).mean(0)
 
-    def _path(self, species: Tensor, palette: _Palette, asked: _Asked, steps: int, rng: torch.Generator) -> _Drawn:
+    def _path(self, species: Tensor, palette: Palette, asked: _Asked, steps: int, rng: torch.Generator) -> _Drawn:
         """Integrate the flow from fresh noise, revealing species that are still masked on the way."""
         options, device, (size, count) = self.config.sampling, species.device, species.shape
         frac = self.noise.frac.prior((size, count, 3), rng=rng).to(device)
@@ -280,14 +269,6 @@ class JointFlow(GenerativeModel):
         cell = cell_from_log_symmetric(drawn.lattice * self.lattice_std + self.lattice_mean, num_atoms)
         return CrystalBatch(
             frac=drawn.frac.reshape(-1, 3), cell=cell, species=drawn.species.reshape(-1), num_atoms=num_atoms
-        )
-
-    def _palette(self, request: SampleRequest) -> _Palette:
-        device = self.lattice_mean.device
-        return _Palette(
-            allowed=request.allowed.to(device),
-            addable=request.addable.to(device),
-            opens=request.open_elements.to(device),
         )
 
     @torch.no_grad()
@@ -331,14 +312,7 @@ class JointFlow(GenerativeModel):
         return NoisyCrystals(frac=frac, cell=cell, lattice=lattice, species=species, time=time, known=known)
 
     def _context(self, conditions: Conditions) -> Context:
-        has = torch.isfinite(conditions.properties)
-        values = (conditions.properties - self.property_mean) / self.property_std
-        return Context(
-            space_group=conditions.space_group,
-            properties=torch.where(has, values, torch.zeros_like(values)),
-            has_property=has,
-            chemical_system=conditions.chemical_system,
-        )
+        return conditions.context(self.property_mean, self.property_std)
 
     def _toward_request(self, noisy: NoisyCrystals, asked: _Asked) -> Prediction:
         """Prediction with what the user asked for, guided by its strength; what the model chose itself is kept."""
@@ -360,7 +334,7 @@ class JointFlow(GenerativeModel):
         species = request.species.to(self.lattice_mean.device)
         if not bool((species == MASKED).any()):
             return species
-        species = self._reveal_all(species, self._palette(request), self._asked(request, rng), rng)
+        species = self._reveal_all(species, Palette.of(request, species.device), self._asked(request, rng), rng)
         if (test := request.composition_test) is not None:
             for _ in range(test.redraws):
                 missed = test.missed(species)
@@ -370,7 +344,7 @@ class JointFlow(GenerativeModel):
                 species[missed.to(species.device)] = self._draw_species(again, rng)
         return species
 
-    def _reveal_all(self, species: Tensor, palette: _Palette, asked: _Asked, rng: torch.Generator) -> Tensor:
+    def _reveal_all(self, species: Tensor, palette: Palette, asked: _Asked, rng: torch.Generator) -> Tensor:
         size, count = species.shape
         time = torch.zeros(size, device=species.device)
         frac = self.noise.frac.prior((size, count, 3), rng=rng).to(species.device)
@@ -381,17 +355,9 @@ class JointFlow(GenerativeModel):
         return species
 
     def _reveal(
-        self, species: Tensor, logits: Tensor, palette: _Palette, rng: torch.Generator
-    ) -> tuple[Tensor, _Palette]:
-        """Reveal one masked atom of each crystal; elements still owed to open places come first."""
-        owed = (palette.opens > 0)[:, None]
-        usable = torch.where(owed, palette.addable & ~palette.allowed, palette.allowed)
-        logits = (logits / self.config.sampling.species_temperature).masked_fill(~usable[:, None], float("-inf"))
-        after = self.noise.species.reveal(species.cpu(), logits.cpu(), 1, rng=rng).to(species.device)
-        new = torch.where(after != species, after, torch.zeros_like(after)).amax(1)
-        took = owed[:, 0] & (new > 0)
-        allowed = palette.allowed | (functional.one_hot(new, usable.shape[1]).bool() & took[:, None])
-        return after, replace(palette, allowed=allowed, opens=palette.opens - took.long())
+        self, species: Tensor, logits: Tensor, palette: Palette, rng: torch.Generator
+    ) -> tuple[Tensor, Palette]:
+        return palette.reveal(species, logits / self.config.sampling.species_temperature, rng=rng)
 
     def _combine(self, terms: Mapping[str, Tensor]) -> LossTerms:
         weights = self.config.weights
