@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from euhedral.crystal.formula import reduced_formula
-from euhedral.errors import CrystalError
-from euhedral.web.charts import MOST_ROWS, Chart, charts_of, parity_chart
+from euhedral.web.charts import charts_of, parity_chart
 from euhedral.web.gallery import formula_html
-from euhedral.web.page import facts_html, fill, policy, resource, script_json, write_page
-from euhedral.web.picture import cell_label, draw_svg, svg_definitions
-from euhedral.web.scene import build_scene
+from euhedral.web.page import facts_html, write_page
+from euhedral.web.report_page import charts_html, picture_html, report_page, table_html
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 PICTURES = 12
 """Crystals that are drawn, evenly spaced over the samples."""
-LARGEST_PICTURE = 120
-"""Atoms of a cell beyond which it is not drawn."""
 MOST_REASONS = 50
 _MISSING = "–"
 _NUMBER = re.compile(r"(?<![\w-])[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
@@ -64,30 +60,16 @@ def report_html(report: Report, samples: CrystalBatch | None = None, reference: 
         "failures": ("Failures", _failures_html(report.failures, report.samples)),
         "settings": ("Settings and versions", _settings_html(report)),
     }
-    sections = {key: value for key, value in sections.items() if value[1]}
-    plotly, program = resource("vendor/plotly-cartesian.min.js"), resource("report.js")
     against = f" against {_count(report.references, 'reference')}" if report.references else ""
-    return fill(
-        resource("report_template.html"),
-        {
-            "policy": escape(policy(plotly, program)),
-            "title": f"{_count(report.samples, 'crystal')}{against}",
-            "warning": ""
-            if report.complete
-            else '<p class="warning">This evaluation has not ended: figures that are still missing are not listed.</p>',
-            "facts": facts_html(_facts(report)),
-            "links": "".join(f'<li><a href="#{key}">{title}</a></li>' for key, (title, _) in sections.items()),
-            "definitions": svg_definitions(sorted(drawn)),
-            "style": resource("gallery.css") + resource("report.css"),
-            "sections": "".join(
-                f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{html}</section>\n'
-                for key, (title, html) in sections.items()
-            ),
-            "data": script_json([{"data": chart.traces, "layout": chart.layout} for chart in charts]),
-            "license": escape(resource("vendor/plotly.LICENSE"), quote=False),
-            "plotly": plotly,
-            "program": program,
-        },
+    unfinished = '<p class="warning">This evaluation has not ended: figures that are still missing are not listed.</p>'
+    return report_page(
+        "Evaluation",
+        f"{_count(report.samples, 'crystal')}{against}",
+        sections,
+        charts,
+        facts=_facts(report),
+        drawn=drawn,
+        warning="" if report.complete else unfinished,
     )
 
 
@@ -174,37 +156,6 @@ def _sources_html(anchors: Iterable[Anchor]) -> str:
     )
 
 
-def charts_html(charts: Sequence[Chart], *, first: int = 0) -> str:
-    """Places for charts, which the page's program draws by their position, with captions and tables."""
-    items = []
-    for index, chart in enumerate(charts, start=first):
-        table = ""
-        if chart.rows:
-            head = f'<summary>Table<span class="hidden"> of {escape(chart.title)}</span></summary>'
-            left = len(chart.rows) - MOST_ROWS
-            more = f"<p>and {left:,} more</p>" if left > 0 else ""
-            table = f"<details>{head}{table_html(chart.columns, chart.rows[:MOST_ROWS])}{more}</details>"
-        items.append(
-            f'<figure class="chart{" wide" * chart.wide}"><h3>{escape(chart.title)}</h3>'
-            f'<div class="frame"><div class="drawing" data-index="{index}" {_size(chart)} role="img" '
-            f'aria-label="{escape(chart.title)}. {escape(chart.summary)}"></div></div>'
-            f"<figcaption>{escape(chart.summary)}</figcaption>{table}</figure>"
-        )
-    return f'<div class="charts">{"".join(items)}</div>' if items else ""
-
-
-def _size(chart: Chart) -> str:
-    least = f";min-width:{chart.least_width}px" if chart.least_width else ""
-    return f'style="height:{chart.height}px{least}"'
-
-
-def table_html(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of plain texts."""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _pictures_html(crystals: CrystalBatch | None, what: str, drawn: set[int]) -> str:
     """Drawings of some crystals; adds their elements to `drawn`, of which the page defines the gradients once.
 
@@ -215,16 +166,12 @@ def _pictures_html(crystals: CrystalBatch | None, what: str, drawn: set[int]) ->
     for index in range(0, count, max(1, count // PICTURES)):
         assert crystals is not None
         crystal = crystals[index]
-        if len(items) == PICTURES or crystal.species.numel() > LARGEST_PICTURE:
-            continue
-        try:
-            scene = build_scene(crystal.validate())
-        except CrystalError:
+        picture = None if len(items) == PICTURES else picture_html(crystal, drawn)
+        if picture is None:
             continue
         formula = reduced_formula(crystal.species.tolist())
-        drawn.update(crystal.species.tolist())
         items.append(
-            f'<li><div class="picture">{draw_svg(scene, label=cell_label(crystal, formula))}</div>'
+            f'<li><div class="picture">{picture}</div>'
             f'<p><span>{formula_html(formula)}</span> <span class="number">{index}</span></p></li>'
         )
     if not items:

@@ -8,15 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from euhedral.crystal.formula import reduced_formula
-from euhedral.errors import CrystalError
 from euhedral.web.charts import Chart
 from euhedral.web.gallery import Card, formula_html, write_gallery
 from euhedral.web.hull_charts import Candidate, hull_charts
-from euhedral.web.page import facts_html, fill, policy, resource, script_json, write_page
-from euhedral.web.picture import cell_label, draw_svg, svg_definitions
-from euhedral.web.report import charts_html, number_html, table_html
-from euhedral.web.scene import build_scene
+from euhedral.web.page import facts_html, write_page
+from euhedral.web.report import number_html
+from euhedral.web.report_page import charts_html, picture_html, report_page, table_html
 
 if TYPE_CHECKING:
     from euhedral.catalog.screening_folder import Ranking
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
 FOLDER, CELLS = "report", "cells.html"
 MOST_SHOWN = 30
 """Crystals in the table of the best, and with a turning cell."""
-LARGEST_PICTURE = 120
-"""Atoms of a cell beyond which it is not drawn."""
 _COLUMNS = (
     ("score", "score, eV/atom"),
     ("e_above_hull", "above the hull, eV/atom"),
@@ -103,27 +98,8 @@ def screening_html(summary: Mapping[str, Any], ranking: Ranking, *, hull: Hull |
         "hulls": ("Hull diagrams", charts_html(hulls, first=len(charts)) if hulls else ""),
         "settings": ("Settings and versions", _settings_html(summary)),
     }
-    sections = {key: value for key, value in sections.items() if value[1]}
-    plotly, program = resource("vendor/plotly-cartesian.min.js"), resource("report.js")
-    return fill(
-        resource("screening_template.html"),
-        {
-            "policy": escape(policy(plotly, program)),
-            "title": f"{summary['crystals']:,} crystal{'' if summary['crystals'] == 1 else 's'}",
-            "facts": facts_html(_facts(summary)),
-            "links": "".join(f'<li><a href="#{key}">{title}</a></li>' for key, (title, _) in sections.items()),
-            "definitions": svg_definitions(sorted(drawn)),
-            "style": resource("gallery.css") + resource("report.css"),
-            "sections": "".join(
-                f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{html}</section>\n'
-                for key, (title, html) in sections.items()
-            ),
-            "data": script_json([{"data": chart.traces, "layout": chart.layout} for chart in [*charts, *hulls]]),
-            "license": escape(resource("vendor/plotly.LICENSE"), quote=False),
-            "plotly": plotly,
-            "program": program,
-        },
-    )
+    title = f"{summary['crystals']:,} crystal{'' if summary['crystals'] == 1 else 's'}"
+    return report_page("Screening", title, sections, [*charts, *hulls], facts=_facts(summary), drawn=drawn)
 
 
 def funnel_chart(summary: Mapping[str, Any]) -> Chart:
@@ -199,7 +175,7 @@ def _best_html(ranking: Ranking, drawn: set[int]) -> str:
         cells = "".join(f"<td>{_cell_html(row.get(key))}</td>" for key, _ in columns)
         link = f'<a href="../ranked/{escape(name)}.cif">{formula_html(str(row["formula"]))}</a>'
         body.append(
-            f'<tr><td>{place}</td><td><div class="picture" style="width:7rem">{_picture(crystal, drawn)}</div></td>'
+            f'<tr><td>{place}</td><td><div class="picture" style="width:7rem">{picture_html(crystal, drawn) or "–"}</div></td>'
             f'<th scope="row">{link}</th><td>{row["index"]}</td>{cells}</tr>'
         )
     left = len(ranking.rows) - len(shown)
@@ -220,17 +196,6 @@ def _cell_html(value: Value) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:,}" if isinstance(value, int) else number_html(round(value, 4))
-
-
-def _picture(crystal: Any, drawn: set[int]) -> str:
-    if crystal.species.numel() > LARGEST_PICTURE:
-        return "–"
-    try:
-        scene = build_scene(crystal.validate())
-    except CrystalError:
-        return "–"
-    drawn.update(crystal.species.tolist())
-    return draw_svg(scene, label=cell_label(crystal, reduced_formula(crystal.species.tolist())))
 
 
 def _cards(ranking: Ranking) -> list[Card]:
