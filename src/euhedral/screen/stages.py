@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
+from euhedral.config import Table, find_classes, nearest, parse_config, third_parties
 from euhedral.errors import ConfigError
 from euhedral.screen.stage import Stage
 
 ENTRY_POINT_GROUP = "euhedral.stages"
 
-STAGES: Mapping[str, tuple[str, str]] = {
+STAGES: Table = {
     "prefilter": (
         "euhedral.screen.prefilter_stage:PrefilterConfig",
         "euhedral.screen.prefilter_stage:PrefilterStage",
@@ -30,8 +28,7 @@ DEFAULT_STAGES = ("prefilter", "relax", "hull", "novelty")
 
 def names() -> list[str]:
     """All stages in the order of the funnel; those of entry points (`euhedral.stages`) come last, by name."""
-    others = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - set(STAGES)
-    return [*STAGES, *sorted(others)]
+    return [*STAGES, *sorted(third_parties(ENTRY_POINT_GROUP) - set(STAGES))]
 
 
 def lookup(name: str) -> tuple[type, type[Stage]]:
@@ -39,13 +36,9 @@ def lookup(name: str) -> tuple[type, type[Stage]]:
 
     An entry point's value is an object with attributes `config` and `stage`, the two classes.
     """
-    if name in STAGES:
-        config, stage = (_import(target) for target in STAGES[name])
-        return config, stage
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name == name:
-            entry = point.load()
-            return entry.config, entry.stage
+    found = find_classes(STAGES, ENTRY_POINT_GROUP, name, "stage")
+    if found is not None:
+        return found
     raise ConfigError(f"no stage is called {name!r}; there are {', '.join(names())}")
 
 
@@ -64,23 +57,9 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Stage:
     Raises:
         ConfigError: on an unknown stage or setting (naming the nearest), or a value that does not fit.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     config, stage = lookup(name)
     known = [field.name for field in dataclasses.fields(config)]
     for key in settings or {}:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"stage {name} has no setting {key!r}{hint}; it has: {', '.join(known)}")
-    try:
-        return stage(TypeAdapter(config).validate_python(dict(settings or {})))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in (name, *first["loc"]))
-        raise ConfigError(f"{place}: {first['msg']} (got {first.get('input')!r})") from None
-
-
-def _import(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+            raise ConfigError(f"stage {name} has no setting {key!r}{nearest(key, known)}; it has: {', '.join(known)}")
+    return stage(parse_config(config, settings or {}, within=(name,)))
