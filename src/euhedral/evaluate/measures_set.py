@@ -24,26 +24,28 @@ _NOVEL_VERSION = 2
 def measure_unique(context: Context, settings: Mapping[str, Any]) -> Measured:
     """Share of crystals that differ from all before them, by the protocol's rule and others beside it."""
     main, *beside = settings["rule"], *settings.get("rules_beside", ())
+    records = {rule: duplicate_records(context, settings, rule) for rule in (main, *beside)}
     figures = [
         context.share(
             "discovery.unique" if rule == main else f"discovery.unique_{rule}",
-            np.array([record.unique for record in duplicate_records(context, settings, rule)], dtype=bool),
+            np.array([record.unique for record in found], dtype=bool),
             better="higher",
             note=f"rule '{rule}'; {tolerance_note(settings)}",
         )
-        for rule in (main, *beside)
+        for rule, found in records.items()
     ]
-    records = duplicate_records(context, settings, main)
-    unique = np.array([record.unique for record in records], dtype=bool)
     broken = unbuildable(context, context.samples)
     return Measured(
         figures=tuple(figures),
         failures=tuple(
             Failure(index=record.index, stage="unique", reason=record.reason)
-            for record in records
+            for record in records[main]
             if record.reason is not None and broken[record.index] is None
         ),
-        columns={"duplicate_of": [record.duplicate_of for record in records], "unique": unique.tolist()},
+        columns={
+            "duplicate_of": [record.duplicate_of for record in records[main]],
+            "unique": [record.unique for record in records[main]],
+        },
     )
 
 

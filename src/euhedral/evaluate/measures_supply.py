@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from euhedral.evaluate.context import Context, Measured
-from euhedral.evaluate.measures_crystal import unbuildable
+from euhedral.evaluate.measures_crystal import buildable
 from euhedral.evaluate.supply import judge_supply
 
 
@@ -22,14 +22,13 @@ def measure_supply(context: Context, settings: Mapping[str, Any]) -> Measured:
         )
         figures.append(context.mean_of_known(f"supply.hhi_{name}", values, note=note, better="lower"))
     # Less is better here, so that a crystal that cannot be built must not count as one without such elements.
-    built = np.array([problem is None for problem in unbuildable(context, context.samples)], dtype=bool)
+    built = buildable(context, context.samples)
     for name, mask, words in (
         ("radioactive", found.radioactive, ""),
         ("toxic", found.toxic, "Be, As, Cd, Hg, Tl or Pb"),
     ):
-        note = "; ".join(part for part in (f"of the {built.sum()} that can be built", words) if part)
-        held = int((np.asarray(mask, dtype=bool) & built).sum())
-        figures.append(context.share(f"supply.{name}", held, int(built.sum()), note=note, better="lower"))
+        note = "; ".join(part for part in (f"of the {len(built)} that can be built", words) if part)
+        figures.append(context.share(f"supply.{name}", mask[built], note=note, better="lower"))
     return Measured(
         figures=tuple(figures),
         columns={
