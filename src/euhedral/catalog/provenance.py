@@ -6,7 +6,6 @@ SHA-256 where it is a file, and the scalars that came with its crystals as colum
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -96,10 +95,11 @@ def import_run(catalogue: Catalogue, folder: str | Path, *, partial: bool = Fals
 def import_samples(catalogue: Catalogue, samples: Samples, source: Path) -> int:
     """Take in crystals that were read from a source, those that could not be read with the reason why."""
     from euhedral.catalog.versions import versions
+    from euhedral.data.download import sha256_of
 
     provenance: dict[str, Any] = {"source": str(source.absolute()), "versions": versions()}
     if source.is_file():
-        provenance["sha256"] = _digest(source)
+        provenance["sha256"] = sha256_of(source)
     run = catalogue.add_run(
         kind="import",
         request={"source": source.name},
@@ -178,8 +178,3 @@ def _unreadable() -> CrystalBatch:
     none = torch.zeros(0, dtype=torch.int64)
     frac, cell = torch.zeros(0, 3, dtype=torch.float64), torch.zeros(1, 3, 3, dtype=torch.float64)
     return CrystalBatch(frac=frac, cell=cell, species=none, num_atoms=torch.zeros(1, dtype=torch.int64))
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
