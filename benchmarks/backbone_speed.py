@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from euhedral.nets.base import Context, NoisyCrystals
 from euhedral.nets.cspnet import CSPNet, CSPNetConfig, MatrixPrediction
 from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
 from euhedral.testing.nets import random_inputs
-from training_speed import KEPT
+from training_speed import keep_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +109,8 @@ def main() -> None:
     parser.add_argument("--no-bfloat16", action="store_true", help="for processors that do not multiply it")
     parser.add_argument("--stock", action="store_true", help="leave the allocator as it is")
     arguments = parser.parse_args()
-    if not arguments.stock and any(os.environ.get(name) != value for name, value in KEPT.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
+    if not arguments.stock:
+        keep_memory()
 
     rows = entries(not arguments.no_bfloat16)
     optimizers = {id(entry.net): torch.optim.AdamW(entry.net.parameters(), lr=1e-6, fused=True) for entry in rows}

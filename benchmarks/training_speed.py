@@ -32,6 +32,12 @@ from mp20 import DATA, open_store
 KEPT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
+def keep_memory() -> None:
+    """Start this command again in an environment in which the allocator keeps memory, unless it is in one."""
+    if any(os.environ.get(name) != value for name, value in KEPT.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
+
+
 def timed_steps(
     step: Callable[[CrystalBatch], torch.Tensor], model: torch.nn.Module, batches: list[CrystalBatch]
 ) -> float:
@@ -54,8 +60,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile our network")
     parser.add_argument("--stock", action="store_true", help="leave the allocator as it is")
     arguments = parser.parse_args()
-    if not arguments.stock and any(os.environ.get(name) != value for name, value in KEPT.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
+    if not arguments.stock:
+        keep_memory()
 
     store, random = open_store(arguments.train), np.random.default_rng(0)
     counts = store.num_atoms
