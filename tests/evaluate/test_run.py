@@ -152,8 +152,12 @@ def test_displacements_of_a_relaxation_are_in_angstrom() -> None:
         relaxed=CrystalBatch.concat([cscl(), several()[2]]),
         protocol="mattergen",
     )
-    assert report["relaxation.rmsd"].value == pytest.approx(0.15, abs=1e-6)
-    assert report["relaxation.rmsd"].unit == "Å" and report["relaxation.matched"].value == 0.5
+    assert report["relaxation.rmsd_matched"].value == pytest.approx(0.15, abs=1e-6)
+    assert report["relaxation.rmsd_matched"].unit == "Å" and report["relaxation.matched"].value == 0.5
+    # The second cannot be mapped by the looser rule either, and counts half of an atom's length in the mean lattice.
+    edge = (4.1 + 2.6) / 2 / 2 ** (1 / 3)
+    assert report["relaxation.rmsd"].value == pytest.approx((0.15 + 0.5 * edge) / 2, abs=1e-6)
+    assert "1 could be mapped" in report["relaxation.rmsd"].note
 
 
 def test_energies_come_from_the_potential() -> None:

@@ -148,7 +148,12 @@ def _judge(
     chosen_protocols(protocols, paired=False)  # an unknown name is refused before anything is read or made
     folder = None if report is None else ReportFolder(report, overwrite=overwrite)
     with stage_bars(Console(stderr=True)) as progress:
-        inputs = read_inputs(**sources, workers=settings.workers, progress=progress)
+        inputs = read_inputs(
+            **sources,
+            workers=settings.workers,
+            seconds_per_crystal=settings.seconds_per_crystal,
+            progress=progress,
+        )
         on_stage = None if folder is None else folder.write
         result = judge(inputs, protocols, settings=settings, progress=progress, on_stage=on_stage)
     if folder is not None:

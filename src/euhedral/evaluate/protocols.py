@@ -117,7 +117,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     ),
     Protocol(
         name="mattergen",
-        version="1.1",
+        version="1.2",
         title="Discovery by the protocol of MatterGen (Zeni et al., Nature 2025): stable, unique and novel",
         metrics=(
             _VALIDITY,
@@ -128,7 +128,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
             _GENERATED_SYMMETRY,
             Metric(name="templates", settings={"symprec": 0.1, "symprec_known": 0.01}),
         ),
-        anchored=("discovery",),
+        anchored=("discovery", "relaxation"),
     ),
     Protocol(
         name="lemat",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from euhedral.errors import ConfigError, CrystalError, DataError
 from euhedral.evaluate.anchors import anchors_of
@@ -156,6 +156,7 @@ def evaluate(
         unsteered=unsteered,
         workers=chosen.workers,
         limit_atoms=limit_atoms,
+        seconds_per_crystal=chosen.seconds_per_crystal,
         progress=progress,
     )
     return judge(inputs, names, settings=chosen, progress=progress, on_stage=None if target is None else target.write)
@@ -173,9 +174,10 @@ def read_inputs(
     unsteered: Values = None,
     workers: int = 1,
     limit_atoms: int = 1000,
+    seconds_per_crystal: float = 30.0,
     progress: StageProgress | None = None,
 ) -> Inputs:
-    """Read all that an evaluation looks at; arguments as those of `evaluate`.
+    """Read all that an evaluation looks at; arguments as those of `evaluate` and `Settings`.
 
     Raises:
         DataError: where something cannot be read at all, or does not fit the samples.
@@ -186,7 +188,7 @@ def read_inputs(
             if progress is not None:
                 progress(f"read {name}", done, total)
 
-        return _samples(source, name, workers, limit_atoms, report)
+        return _samples(source, name, _Reading(workers, limit_atoms, seconds_per_crystal, report))
 
     samples = read(crystals, "samples")
     above_hull, energies_source = _energies(energies, samples)
@@ -377,26 +379,33 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     return replace(Settings(), **given)
 
 
-def _samples(
-    source: Crystals, name: str, workers: int, limit_atoms: int, progress: Callable[[int, int], None]
-) -> Samples:
+class _Reading(NamedTuple):
+    """How crystals are read; fields as the arguments of `read_samples`."""
+
+    workers: int
+    limit_atoms: int
+    seconds_per_crystal: float
+    progress: Callable[[int, int], None]
+
+
+def _samples(source: Crystals, name: str, how: _Reading) -> Samples:
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.data.samples import Samples, from_batch, from_objects, joined, limited, read_samples
 
     if isinstance(source, Samples):
         found = source
     elif isinstance(source, str | Path):
-        found = read_samples(source, workers=workers, limit_atoms=limit_atoms, progress=progress)
+        found = read_samples(source, **how._asdict())
     elif isinstance(source, CrystalBatch):
         found = from_batch(source, source=name)
     else:
         items = list(source)
         if items and all(isinstance(item, str | Path | CrystalBatch | Samples) for item in items):
-            parts = [_samples(item, name, workers, limit_atoms, progress) for item in items]
+            parts = [_samples(item, name, how) for item in items]
             found = joined(parts, as_draws=len({len(part) for part in parts}) == 1)
         else:
             found = from_objects(items, source=name)
-    found = limited(found, limit_atoms)
+    found = limited(found, how.limit_atoms)
     if not len(found):
         raise DataError(f"there are no crystals among the {name}")
     return found
