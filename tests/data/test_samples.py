@@ -190,3 +190,9 @@ def test_files_without_crystals(tmp_path: Path) -> None:
         read_samples(tmp_path / "other.parquet")
     pq.write_table(pa.table({"cif": [ROCK_SALT, None]}), tmp_path / "null.parquet")
     assert read_samples(tmp_path / "null.parquet").reasons == (None, "column 'cif' is empty")
+
+
+def test_a_file_of_no_known_format_names_the_formats_of_samples_too(tmp_path: Path) -> None:
+    (tmp_path / "crystals.xyzzy").write_text("no crystals")
+    with pytest.raises(DataError, match=r"no known format; known endings: \.cif.*\.arrow \(a store\), \.parquet, \.pt"):
+        read_samples(tmp_path / "crystals.xyzzy")

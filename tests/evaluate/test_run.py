@@ -160,6 +160,15 @@ def test_displacements_of_a_relaxation_are_in_angstrom() -> None:
     assert "1 could be mapped" in report["relaxation.rmsd"].note
 
 
+def test_crystals_without_an_index_of_supply_are_failures_of_it() -> None:
+    technetium = CrystalBatch.from_crystals(
+        [(2.7 * torch.eye(3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64), torch.tensor([43]))]
+    )
+    report = quick(CrystalBatch.concat([technetium, halite()]), halite(), protocol="lemat")
+    supply = [failure for failure in report.failures if failure.stage == "supply"]
+    assert [failure.index for failure in supply] == [0] and "Tc" in supply[0].reason
+
+
 def test_energies_come_from_the_potential() -> None:
     pytest.importorskip("chgnet")
     report = evaluate(several(), several(), protocol="cdvae", cache=None)

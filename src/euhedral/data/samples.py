@@ -22,7 +22,7 @@ import torch
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.data.entries import Entry
 from euhedral.data.readers import DEFAULT_LIMIT_ATOMS, parse
-from euhedral.data.sources import source_entries
+from euhedral.data.sources import ENDINGS, kind_of, source_entries
 from euhedral.data.tensors import TENSOR_ENDINGS, read_tensors
 from euhedral.data.worker import Unanswered, Worker
 from euhedral.data.workers import ask_divided, map_chunks, results
@@ -101,6 +101,11 @@ def read_samples(
         samples = _from_store(path)
     elif path.suffix.lower() == ".parquet":
         samples = _parsed(_parquet_entries(path), reading)
+    elif path.is_file() and kind_of(path.name) is None:
+        raise DataError(
+            f"'{path}' is of no known format; known endings: {', '.join(ENDINGS)} (also with .gz), POSCAR*, .arrow (a store), "
+            f".parquet, {', '.join(TENSOR_ENDINGS)}"
+        )
     else:
         samples = _parsed(source_entries(path, limit_atoms=limit_atoms), reading)
     if not len(samples):

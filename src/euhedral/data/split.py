@@ -288,7 +288,7 @@ def _times(store: CrystalStore, column: str) -> list[Any]:
     """Values of the time column, None where unknown; all numbers, or all ISO dates, which sort as texts."""
     if column not in store.column_names:
         raise DataError(
-            f"'{store.path.name}' has no column '{column}' to split by time; it has: "
+            f"the crystals have no column '{column}' to split by time; they have: "
             f"{', '.join(store.column_names) or 'none'}. Name one with column (--column)"
         )
     if column in store.numeric_column_names:

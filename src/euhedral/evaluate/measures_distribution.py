@@ -90,7 +90,7 @@ def measure_coverage(context: Context, settings: Mapping[str, Any]) -> Measured:
     )
     return Measured(
         figures=figures,
-        failures=stage_failures(context, found.samples.reasons, "fingerprint"),
+        failures=_fingerprint_failures(context),
         columns={
             "nearest_structure_distance": _or_none(found.samples.structure_distance),
             "nearest_composition_distance": _or_none(found.samples.composition_distance),
@@ -118,6 +118,7 @@ def measure_wasserstein(context: Context, settings: Mapping[str, Any]) -> Measur
             )
     return Measured(
         figures=tuple(figures),
+        failures=_fingerprint_failures(context) if "coordination" in settings["quantities"] else (),
         distributions=tuple(distributions),
         columns={quantity.name: _or_none(quantity.own) for quantity in quantities},
     )
@@ -172,7 +173,8 @@ def measure_diversity(context: Context, settings: Mapping[str, Any]) -> Measured
                 better="higher",
             )
             for name, found in (("structure", structure), ("composition", composition))
-        )
+        ),
+        failures=_fingerprint_failures(context),
     )
 
 
@@ -376,6 +378,11 @@ def stage_failures(context: Context, reasons: Sequence[str | None], stage: str) 
         for i, reason in enumerate(reasons)
         if reason is not None and broken[i] is None
     )
+
+
+def _fingerprint_failures(context: Context) -> tuple[Failure, ...]:
+    own = fingerprints_of(context, context.samples)
+    return stage_failures(context, first_reasons(context, context.samples, own.reasons), "fingerprint")
 
 
 def _or_none(values: NDArray[np.float64]) -> list[float | None]:

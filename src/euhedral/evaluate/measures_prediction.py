@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from euhedral.data.worker_process import UNDECIDED
 from euhedral.errors import CrystalError
 from euhedral.evaluate.bootstrap import ratio_interval
 from euhedral.evaluate.cache import joined_key
@@ -276,6 +277,9 @@ def measure_everyone(context: Context, settings: Mapping[str, Any]) -> Measured:
     groups = [group for group in polymorph_groups(reference.crystals, records) if len(group.references) > 1]
     several = np.array(sorted(i for group in groups for i in group.references), dtype=np.int64)
     note = f"of the references, all predictions of their composition; {tolerance_note(settings)}"
+    undecided = sum(UNDECIDED in (record.reason or "") for record in records)
+    if undecided:
+        note = f"{note}; {undecided} not decided in time, which count as unmatched"
     figures = [
         context.share("match.metre", matched, note=note, better="higher"),
         context.mean(

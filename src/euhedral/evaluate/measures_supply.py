@@ -9,6 +9,7 @@ import numpy as np
 
 from euhedral.evaluate.context import Context, Measured
 from euhedral.evaluate.measures_crystal import buildable
+from euhedral.evaluate.measures_distribution import stage_failures
 from euhedral.evaluate.supply import judge_supply
 
 
@@ -31,6 +32,7 @@ def measure_supply(context: Context, settings: Mapping[str, Any]) -> Measured:
         figures.append(context.share(f"supply.{name}", mask[built], note=note, better="lower"))
     return Measured(
         figures=tuple(figures),
+        failures=stage_failures(context, found.reasons, "supply"),
         columns={
             "hhi_production": [float(v) if np.isfinite(v) else None for v in found.hhi_production],
             "hhi_reserve": [float(v) if np.isfinite(v) else None for v in found.hhi_reserve],
