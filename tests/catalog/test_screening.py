@@ -2,76 +2,32 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from catalog.funnels import add_run, crystals_of_pairs, rows_of, toy_funnel
 from euhedral.catalog import screening
 from euhedral.catalog.database import Catalogue
 from euhedral.catalog.screening import funnel, walk
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError, EuhedralError
 from euhedral.screen import stages as registry
-from euhedral.screen.hull_stage import HullConfig, HullStage
-from euhedral.screen.novelty_stage import NoveltyConfig, NoveltyStage
-from euhedral.screen.prefilter_stage import PrefilterConfig, PrefilterStage
-from euhedral.screen.relax_stage import RelaxStage, RelaxStageConfig
+from euhedral.screen.relax_stage import RelaxStage
 from euhedral.screen.stage import Column, Stage, StageRecord
 from screen.potentials import DIES, HANGS, RAISES, SAYS_NOTHING, Moody
 
-TOY = "model=toy, functional=none, corrections=none"
-ELEMENTS = [z for z in range(7, 60) if z not in (RAISES, SAYS_NOTHING)]
-
-
-def _crystals(count: int, first: Sequence[int] = ()) -> CrystalBatch:
-    """Cells of one atom of each element and another of the next, nearly at the well's minimum; no two alike."""
-    cell = torch.eye(3, dtype=torch.float64) * 2.9
-    frac = torch.tensor([[0.0, 0, 0], [0.52, 0.49, 0.5]], dtype=torch.float64)
-    species = [*first, *ELEMENTS][:count]
-    return CrystalBatch.from_crystals([(cell, frac, torch.tensor([z, z + 1])) for z in species])
-
-
-def _reference(folder: Path) -> str:
-    from euhedral.crystal.elements import SYMBOLS
-
-    file = folder / "reference.csv"
-    file.write_text("formula,energy_per_atom\n" + "".join(f"{symbol},-15\n" for symbol in SYMBOLS[1:95]))
-    return str(file)
-
-
-def _funnel(folder: Path, **relax: object) -> list[Stage]:
-    config = RelaxStageConfig(calculator="screen.potentials:Moody", **relax)  # pyright: ignore[reportArgumentType]
-    hull = HullConfig(reference=_reference(folder), reference_method=TOY, energy_method=TOY, limit=None)
-    return [
-        PrefilterStage(PrefilterConfig()),
-        RelaxStage(config),
-        HullStage(hull),
-        NoveltyStage(NoveltyConfig()),
-    ]
-
-
-def _add(catalogue: Catalogue, crystals: CrystalBatch) -> int:
-    names = [str(i) for i in range(len(crystals))]
-    return catalogue.add_run(kind="screen", request={}, provenance={}, crystals=crystals, names=names)
-
-
-def _rows(catalogue: Catalogue, run: int) -> list[dict]:
-    return [
-        {key: value for key, value in row.items() if not key.endswith("_seconds")}
-        for row in catalogue.table(run).to_pylist()
-    ]
-
 
 def test_crystals_walk_until_a_stage_stops_them_and_a_bad_one_stops_alone(tmp_path: Path):
-    crystals = _crystals(6, first=(RAISES, SAYS_NOTHING))
+    crystals = crystals_of_pairs(6, first=(RAISES, SAYS_NOTHING))
     crystals = CrystalBatch.concat([crystals, crystals[5]])
     with Catalogue(tmp_path) as catalogue:
-        run = _add(catalogue, crystals)
+        run = add_run(catalogue, crystals)
         told: list[tuple[str, int, int]] = []
-        alive = walk(catalogue, run, _funnel(tmp_path), progress=lambda *state: told.append(state))
+        alive = walk(catalogue, run, toy_funnel(tmp_path), progress=lambda *state: told.append(state))
         assert alive == [2, 3, 4, 5]
         steps = {step.stage: step for step in funnel(catalogue, run)}
         assert steps["prefilter"].outcomes == {"passed": 6, "rejected": 1}
@@ -88,27 +44,27 @@ def test_crystals_walk_until_a_stage_stops_them_and_a_bad_one_stops_alone(tmp_pa
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with Catalogue(tmp_path) as catalogue:
-        run = _add(catalogue, _crystals(4))
-        first = walk(catalogue, run, _funnel(tmp_path))
+        run = add_run(catalogue, crystals_of_pairs(4))
+        first = walk(catalogue, run, toy_funnel(tmp_path))
         monkeypatch.setattr(Moody, "predict", lambda *_, **__: pytest.fail("it was relaxed again"))
-        assert walk(catalogue, run, _funnel(tmp_path)) == first
+        assert walk(catalogue, run, toy_funnel(tmp_path)) == first
 
 
 def test_other_settings_are_refused_unless_they_are_to_replace_the_old_ones(tmp_path: Path):
     with Catalogue(tmp_path) as catalogue:
-        run = _add(catalogue, _crystals(3))
-        walk(catalogue, run, _funnel(tmp_path))
+        run = add_run(catalogue, crystals_of_pairs(3))
+        walk(catalogue, run, toy_funnel(tmp_path))
         with pytest.raises(ConfigError, match=r"relax with other settings \(max_steps\)"):
-            walk(catalogue, run, _funnel(tmp_path, max_steps=0))
-        assert walk(catalogue, run, _funnel(tmp_path, max_steps=0), redo=True) == []
+            walk(catalogue, run, toy_funnel(tmp_path, max_steps=0))
+        assert walk(catalogue, run, toy_funnel(tmp_path, max_steps=0), redo=True) == []
         steps = {step.stage: step for step in funnel(catalogue, run)}
         assert steps["relax"].outcomes == {"step limit": 3} and steps["hull"].given == 0
 
 
 def test_a_stage_without_what_it_needs_and_one_that_comes_too_late_are_refused(tmp_path: Path):
-    prefilter, relax, hull, _ = _funnel(tmp_path)
+    prefilter, relax, hull, _ = toy_funnel(tmp_path)
     with Catalogue(tmp_path) as catalogue:
-        run = _add(catalogue, _crystals(2))
+        run = add_run(catalogue, crystals_of_pairs(2))
         with pytest.raises(ConfigError, match="hull needs energy_per_atom"):
             walk(catalogue, run, [hull])
         walk(catalogue, run, [relax])
@@ -149,7 +105,7 @@ def odd(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def test_whatever_a_stage_does_there_is_one_record_a_crystal(tmp_path: Path, odd: Stage):
     with Catalogue(tmp_path) as catalogue:
-        run = _add(catalogue, _crystals(4))
+        run = add_run(catalogue, crystals_of_pairs(4))
         walk(catalogue, run, [odd])
         assert catalogue.outcomes(run, "odd") == {0: "passed", 1: "failed", 2: "passed", 3: "failed"}
         assert {index: reason for index, _, _, reason in catalogue.failures(run)}[1] == "ZeroDivisionError: odd"
@@ -164,7 +120,7 @@ def test_what_concerns_all_crystals_is_raised_and_what_came_before_it_is_kept(
 
     monkeypatch.setattr(_Odd, "run", run_until)
     with Catalogue(tmp_path) as catalogue:
-        run = _add(catalogue, _crystals(3))
+        run = add_run(catalogue, crystals_of_pairs(3))
         with pytest.raises(EuhedralError, match="no licence"):
             walk(catalogue, run, [odd])
         assert catalogue.outcomes(run, "odd") == {0: "passed"}
@@ -188,9 +144,9 @@ def test_killed_at_any_moment_it_goes_on_with_none_lost_and_none_twice(tmp_path:
     monkeypatch.setattr(screening, "SECONDS_BETWEEN_COMMITS", 0.0)
     monkeypatch.setattr(Slow, "log", log, raising=False)
     monkeypatch.setattr(RelaxStage, "chunk", 4)
-    crystals = _crystals(16, first=(RAISES,))
+    crystals = crystals_of_pairs(16, first=(RAISES,))
     first_atoms = crystals.species[crystals.first_atom].tolist()
-    prefilter, relax, hull, novelty = _funnel(tmp_path)
+    prefilter, relax, hull, novelty = toy_funnel(tmp_path)
     slow = RelaxStage(replace(relax.config, calculator=f"{__name__}:Slow"))
     stages = [prefilter, slow, hull, novelty]
 
@@ -203,7 +159,7 @@ def test_killed_at_any_moment_it_goes_on_with_none_lost_and_none_twice(tmp_path:
                     1
                 )  # the threads of this process are not there after a fork, and would be waited for
                 with Catalogue(folder) as catalogue:
-                    walk(catalogue, _add(catalogue, crystals), stages)
+                    walk(catalogue, add_run(catalogue, crystals), stages)
                 status = 0
             finally:
                 os._exit(status)
@@ -212,13 +168,13 @@ def test_killed_at_any_moment_it_goes_on_with_none_lost_and_none_twice(tmp_path:
     def finished(folder: Path) -> set[str]:
         """First atoms of the crystals that are relaxed, as the log has them."""
         with Catalogue(folder) as catalogue:
-            return {str(first_atoms[index]) for index in catalogue.outcomes(_add(catalogue, crystals), "relax")}
+            return {str(first_atoms[index]) for index in catalogue.outcomes(add_run(catalogue, crystals), "relax")}
 
     started = time.perf_counter()
     with Catalogue(tmp_path / "whole") as whole:
-        run = _add(whole, crystals)
+        run = add_run(whole, crystals)
         walk(whole, run, stages)
-        expected = _rows(whole, run)
+        expected = rows_of(whole, run)
     longest = 1.2 * (time.perf_counter() - started)
     random.seed(0)
     kills = folders = midway = tries = 0
@@ -240,15 +196,15 @@ def test_killed_at_any_moment_it_goes_on_with_none_lost_and_none_twice(tmp_path:
         assert os.waitstatus_to_exitcode(status) == 0
         folders += 1
         with Catalogue(folder) as killed:
-            assert len(killed.runs()) == 1 and _rows(killed, 1) == expected
+            assert len(killed.runs()) == 1 and rows_of(killed, 1) == expected
     assert midway, "no process was killed while some crystals were relaxed and others not"
 
 
 def test_a_calculator_that_hangs_or_dies_is_an_outcome_of_its_crystal(tmp_path: Path):
     """Starts two processes and waits for the time limit."""
-    crystals = _crystals(4, first=(HANGS, DIES))
+    crystals = crystals_of_pairs(4, first=(HANGS, DIES))
     with Catalogue(tmp_path) as catalogue:
-        run = _add(catalogue, crystals)
-        assert walk(catalogue, run, _funnel(tmp_path, max_seconds=1.5)[1:2], workers=1) == [2, 3]
+        run = add_run(catalogue, crystals)
+        assert walk(catalogue, run, toy_funnel(tmp_path, max_seconds=1.5)[1:2], workers=1) == [2, 3]
         assert catalogue.outcomes(run, "relax") == {0: "time limit", 1: "failed", 2: "passed", 3: "passed"}
         assert all("gave no answer" in reason for _, _, _, reason in catalogue.failures(run))

@@ -6,14 +6,17 @@ committed as a stage gives them, and a stage that compares crystals with each ot
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from euhedral.errors import ConfigError, EuhedralError
+from euhedral.catalog.executors import Executor, InProcess
+from euhedral.catalog.portions import Portion, records_of
+from euhedral.errors import ConfigError
 from euhedral.screen import stages as registry
-from euhedral.screen.stage import FAILED, Stage, StageRecord, Value
+from euhedral.screen.stage import Stage, StageRecord
 
 if TYPE_CHECKING:
     from euhedral.catalog.database import Catalogue
@@ -48,6 +51,7 @@ def walk(
     run: int,
     stages: Sequence[Stage],
     *,
+    executor: Executor | None = None,
     workers: int = 0,
     redo: bool = False,
     progress: Progress | None = None,
@@ -58,7 +62,8 @@ def walk(
         catalogue: that has the run.
         run: its id.
         stages: in the order of the funnel.
-        workers: processes of each stage; 0 works in this one.
+        executor: where stages work that do not compare crystals with each other; in this process where not given.
+        workers: processes of this one, for each stage that works in it; 0 for none.
         redo: forget a stage whose settings or version are not those of its results, and all after it.
         progress: called with stage, crystals done and crystals that came to it.
 
@@ -81,7 +86,7 @@ def walk(
             catalogue.add_stage(
                 run, stage=name, version=stage.version, config=asdict(stage.config), columns=stage.columns
             )
-            _finish_stage(catalogue, run, stage, alive, workers, progress)
+            _finish_stage(catalogue, run, stage, alive, executor or InProcess(workers), workers, progress)
         alive = _survivors(catalogue, run, name, alive)
     return alive if alive is not None else catalogue.unfinished(run, "none")
 
@@ -143,80 +148,64 @@ def _check(catalogue: Catalogue, run: int, stages: Sequence[Stage], redo: bool) 
 
 
 def _finish_stage(
-    catalogue: Catalogue, run: int, stage: Stage, alive: Sequence[int], workers: int, progress: Progress | None
+    catalogue: Catalogue,
+    run: int,
+    stage: Stage,
+    alive: Sequence[int],
+    executor: Executor,
+    workers: int,
+    progress: Progress | None,
 ) -> None:
     done = catalogue.outcomes(run, stage.name)
-    todo = [index for index in alive if index not in done]
-    count = len(alive) - len(todo)
+    source = _Waiting(catalogue, run, [index for index in alive if index not in done])
+    count = len(alive) - len(source)
+    waiting: list[StageRecord] = []
 
-    def tell() -> None:
+    def keep() -> None:
+        nonlocal count
+        catalogue.record(run, stage.name, stage.version, waiting)
+        count += len(waiting)
+        waiting.clear()
         if progress is not None:
             progress(stage.name, count, len(alive))
 
-    tell()
-    if stage.together and todo:
-        catalogue.record(run, stage.name, stage.version, list(_records(catalogue, run, stage, alive, workers)))
-        count = len(alive)
-        tell()
+    keep()
+    if stage.together and len(source):
+        waiting += records_of(stage, source.take(len(source)), workers=workers)
+        keep()
         return
-    for start in range(0, len(todo), stage.chunk):
-        waiting: list[StageRecord] = []
-        committed = time.monotonic()
+    committed = time.monotonic()
+    with contextlib.closing(executor.run(stage, source)) as batches:
         try:
-            for record in _records(catalogue, run, stage, todo[start : start + stage.chunk], workers):
-                waiting.append(record)
+            for batch in batches:
+                waiting += batch
                 if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS or len(waiting) >= MOST_UNCOMMITTED:
-                    catalogue.record(run, stage.name, stage.version, waiting)
-                    count += len(waiting)
-                    waiting, committed = [], time.monotonic()
-                    tell()
+                    keep()
+                    committed = time.monotonic()
         finally:
-            catalogue.record(run, stage.name, stage.version, waiting)
-            count += len(waiting)
-            tell()
+            keep()
 
 
-def _records(
-    catalogue: Catalogue, run: int, stage: Stage, indices: Sequence[int], workers: int
-) -> Iterator[StageRecord]:
-    """One record for each crystal, by its index in the run, whatever the stage does."""
-    crystals = catalogue.crystals(run, indices)
-    earlier: list[dict[str, Value]] = [
-        {**values, "index": index} for index, values in zip(indices, catalogue.values(run, indices), strict=True)
-    ]
-    left = dict.fromkeys(range(len(indices)))
+class _Waiting:
+    """Crystals of a run that a stage has no result of yet, read when they are taken."""
 
-    def taken(record: StageRecord, position: int) -> StageRecord:
-        left.pop(position)
-        return replace(record, index=indices[position])
+    def __init__(self, catalogue: Catalogue, run: int, indices: Sequence[int]) -> None:
+        self._catalogue, self._run, self._indices = catalogue, run, indices
+        self._taken = 0
 
-    try:
-        for record in stage.run(crystals, earlier, workers=workers):
-            if record.index in left:
-                yield taken(record, record.index)
-    except (EuhedralError, MemoryError):
-        raise
-    # A stage should not raise for one crystal. Where it does, each of those that are left is given to it alone, and those
-    # that are compared with each other have all failed.
-    except Exception as error:
-        for position in list(left):
-            alone = _failed(position, error) if stage.together else _alone(stage, crystals, earlier, position, workers)
-            yield taken(alone, position)
-    for position in list(left):
-        yield taken(StageRecord(index=position, outcome=FAILED, reason="the stage said nothing about it"), position)
+    def __len__(self) -> int:
+        return len(self._indices) - self._taken
 
-
-def _alone(stage: Stage, crystals, earlier, position: int, workers: int) -> StageRecord:
-    try:
-        return next(iter(stage.run(crystals[position], [earlier[position]], workers=workers)))
-    except (EuhedralError, MemoryError):
-        raise
-    except Exception as error:
-        return _failed(position, error)
-
-
-def _failed(position: int, error: Exception) -> StageRecord:
-    return StageRecord(index=position, outcome=FAILED, reason=f"{type(error).__name__}: {error}"[:300])
+    def take(self, count: int) -> Portion:
+        """See `Source`."""
+        indices = self._indices[self._taken : self._taken + count]
+        self._taken += len(indices)
+        values = self._catalogue.values(self._run, indices)
+        return Portion(
+            indices=indices,
+            crystals=self._catalogue.crystals(self._run, indices),
+            earlier=[{**found, "index": index} for index, found in zip(indices, values, strict=True)],
+        )
 
 
 def _survivors(catalogue: Catalogue, run: int, name: str, alive: Sequence[int]) -> list[int]:

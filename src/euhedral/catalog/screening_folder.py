@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from euhedral.catalog.database_engine import FILE
 from euhedral.catalog.dft_inputs import write_dft_inputs
+from euhedral.catalog.folder_lock import LOCK
 from euhedral.catalog.run_folder import refused_writes, replace_file
 from euhedral.catalog.screening import FunnelStep, funnel
 from euhedral.errors import OutputError
@@ -126,7 +127,7 @@ def summarize(catalogue: Catalogue, run: int, ranking: Ranking) -> dict[str, Any
 def check_folder(folder: Path) -> None:
     """Make the folder, or see that it is one of a screening. Raises OutputError where something else is in it."""
     with refused_writes(folder):
-        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        used = folder.exists() and (not folder.is_dir() or any(file.name != LOCK for file in folder.iterdir()))
         if used and not any((folder / name).is_file() for name in (FILE, SUMMARY)):
             raise OutputError(f"{folder} exists and holds no screening; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)

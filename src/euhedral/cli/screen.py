@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from euhedral.cli import screen_options as options
 from euhedral.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from euhedral.catalog.screening_folder import Ranking
     from euhedral.screen.stage import Stage
 
@@ -44,6 +47,7 @@ def screen(
     database: options.Database = None,
     redo: options.Redo = False,
     workers: options.Workers = 0,
+    cluster: options.Cluster = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Relax crystals, hold them against the hull, and rank what is stable, unique and novel; nothing is lost when killed."""
@@ -76,6 +80,7 @@ def screen(
         database=database,
         redo=redo,
         workers=workers,
+        cluster=cluster,
     )
     if as_json:
         sys.stdout.write(json.dumps(results.summary, allow_nan=False) + "\n")
@@ -110,12 +115,15 @@ def run_screening(
     database: str | None = None,
     redo: bool = False,
     workers: int = 0,
+    cluster: str | None = None,
 ) -> Screening:
     """Screen and write the folder; arguments as the options of `euhedral screen`."""
     from rich.console import Console
 
+    from euhedral.catalog.cluster import open_executor
     from euhedral.catalog.database import Catalogue
     from euhedral.catalog.dft_inputs import CODES
+    from euhedral.catalog.folder_lock import locked
     from euhedral.catalog.screening import walk
     from euhedral.catalog.screening_folder import check_folder, open_run, rank, write_results
     from euhedral.cli.evaluate import stage_bars
@@ -124,18 +132,29 @@ def run_screening(
 
     if unknown := [code for code in codes or [] if code not in CODES]:
         raise ConfigError(f"--dft makes no inputs for {', '.join(unknown)}; there are {', '.join(CODES)}")
-    started, workers = time.perf_counter(), workers or os.cpu_count() or 1
+    started, console = time.perf_counter(), Console(stderr=True)
+    # Processes that --cluster slurm asks for are not those of this machine.
+    own = (0 if cluster == "slurm" else workers) or os.cpu_count() or 1
     check_folder(out)
-    with stage_bars(Console(stderr=True)) as progress, Catalogue(database or out) as catalogue:
-        given = read_samples(samples, workers=workers)
+    with locked(out), contextlib.ExitStack() as opened:
+        executor = opened.enter_context(
+            open_executor(cluster, workers=workers if cluster else own, tell=_teller(console))
+        )
+        progress = opened.enter_context(stage_bars(console))
+        catalogue = opened.enter_context(Catalogue(database or out))
+        given = read_samples(samples, workers=own)
         run = open_run(catalogue, given, samples, alone=database is None)
-        alive = walk(catalogue, run, stages, workers=workers, redo=redo, progress=progress)
+        alive = walk(catalogue, run, stages, executor=executor, workers=own, redo=redo, progress=progress)
         ranking = rank(catalogue, run, alive, where=where, sort=sort)
         facts = {"seconds": round(time.perf_counter() - started, 3), "catalogue": str(catalogue), "run": run}
         summary = write_results(out, catalogue, run, ranking, codes=codes or [], top=top, facts=facts)
-    hull = next((stage.hull for stage in stages if stage.name == "hull"), None)  # pyright: ignore[reportAttributeAccessIssue]
-    page = write_screening_report(out, summary, ranking, hull=hull)
+        hull = next((stage.hull for stage in stages if stage.name == "hull"), None)  # pyright: ignore[reportAttributeAccessIssue]
+        page = write_screening_report(out, summary, ranking, hull=hull)
     return Screening(summary={**summary, "folder": str(out)}, ranking=ranking, page=page)
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _stages(chosen: str | None, skip: str | None, settings: Mapping[str, Mapping[str, Any]]) -> list[Stage]:

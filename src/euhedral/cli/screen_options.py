@@ -44,5 +44,11 @@ Database = Annotated[
     str | None, typer.Option(help="Catalogue elsewhere, e.g. postgresql://user@host/name.", show_default=False)
 ]
 Redo = Annotated[bool, typer.Option(help="Forget stages whose settings have changed, and those after them.")]
-Workers = Annotated[int, typer.Option(help="Processes; 0 for one a core.", min=0)]
+Workers = Annotated[
+    int, typer.Option(help="Processes; 0 for one a core. With --cluster slurm those to ask for.", min=0)
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(help="Where to relax: a Dask scheduler (tcp://host:8786), local or slurm.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]

@@ -7,18 +7,19 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from euhedral.errors import ConfigError, EuhedralError
 from euhedral.evaluate.validity import construction_problems
-from euhedral.screen.ase_potential import potential_names
+from euhedral.screen.ase_potential import make_potential, potential_names
 from euhedral.screen.relax import relax
 from euhedral.screen.relaxation import RelaxConfig, RelaxedCrystal
 from euhedral.screen.stage import FAILED, PASSED, REJECTED, TIME_LIMIT, Column, Stage, StageRecord, Value, finite
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
+    from euhedral.screen.potential import Potential
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,11 @@ class RelaxStage(Stage):
         for relaxed in self._relaxed(chosen, workers):
             yield self._record(relaxed, chosen[relaxed.index], sound[relaxed.index])
 
+    @cached_property
+    def _potential(self) -> Potential:
+        """The potential of this process, made once for all calls without workers."""
+        return make_potential(potential_of(self.config.calculator))
+
     def _relaxed(self, crystals: CrystalBatch, workers: int) -> Iterator[RelaxedCrystal]:
         """Relaxed crystals as they end; `relax` tells them by a call, which a thread turns into an iterator."""
         if not len(crystals):
@@ -109,7 +115,7 @@ class RelaxStage(Stage):
 
         def work() -> None:
             try:
-                potential = potential_of(self.config.calculator)
+                potential = self._potential if workers == 0 else potential_of(self.config.calculator)
                 relax(crystals, potential=potential, config=self.config.limits(), workers=workers, on_done=heard.put)
                 heard.put(None)
             # Whatever it is belongs to the thread that asked.
