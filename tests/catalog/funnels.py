@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,18 @@ from euhedral.screen.novelty_stage import NoveltyConfig, NoveltyStage
 from euhedral.screen.prefilter_stage import PrefilterConfig, PrefilterStage
 from euhedral.screen.relax_stage import RelaxStage, RelaxStageConfig
 from euhedral.screen.stage import Stage
-from screen.potentials import RAISES, SAYS_NOTHING
+from screen.potentials import RAISES, SAYS_NOTHING, Moody
 
 TOY = "model=toy, functional=none, corrections=none"
 ELEMENTS = [z for z in range(7, 60) if z not in (RAISES, SAYS_NOTHING)]
+
+
+class Unhurried(Moody):
+    """Takes a while for each call, so that something can happen in its midst."""
+
+    def predict(self, batch, *, keys=None):
+        time.sleep(0.05)
+        return super().predict(batch, keys=keys)
 
 
 def crystals_of_pairs(count: int, first: Sequence[int] = ()) -> CrystalBatch:

@@ -63,7 +63,7 @@ def local_cluster(workers: int = 0) -> LocalCluster:
         n_workers=workers or os.cpu_count() or 1,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,  # pyright: ignore[reportArgumentType]  # no web page
+        dashboard_address="127.0.0.1:0",  # any port that is free
         silence_logs=logging.ERROR,
     )
 

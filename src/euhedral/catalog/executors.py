@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -133,6 +135,7 @@ class _Flight:
     threads: int = 0
     workers: int = 0
     looked: float = -math.inf
+    judged: float = -math.inf
     lonely_at: float | None = None
 
     def __post_init__(self) -> None:
@@ -153,9 +156,10 @@ class _Flight:
         try:
             future = self.back.get(timeout=TICK)
         except queue.Empty:
-            return self._overdue()
-        sent = self.sent.pop(str(future.key), None)
-        return [] if sent is None else self._records(sent)
+            future = None
+        sent = None if future is None else self.sent.pop(str(future.key), None)
+        records = [] if sent is None else self._records(sent)
+        return records + self._overdue()
 
     def cancel(self) -> None:
         """Let go of all that is under way."""
@@ -219,10 +223,10 @@ class _Flight:
 
     def _overdue(self) -> list[StageRecord]:
         """End workers that are far beyond the stage's own limit of time; their crystals come again alone, or have ended."""
-        limit = getattr(self.stage.config, "max_seconds", None)
-        if limit is None or not self.sent:
+        limit, now = getattr(self.stage.config, "max_seconds", None), time.monotonic()
+        if limit is None or not self.sent or now - self.judged < SECONDS_OF_GRACE / 10:
             return []
-        now = time.monotonic()
+        self.judged = now
         for address, keys in self._ask(self.client.processing).items():
             for key in map(str, keys):
                 sent = self.sent.get(key)
@@ -230,11 +234,11 @@ class _Flight:
                     sent.worker, sent.since = address, now
         records = []
         hanging: set[str] = set()
-        # What waits on the worker behind another portion has its time as well.
+        # A portion that is ended for nothing comes again crystal by crystal, each with its whole time, so that the limit of
+        # one crystal is enough for it; what waits behind another portion has that one's time as well.
+        here = Counter(sent.worker for sent in self.sent.values())
         for key, sent in list(self.sent.items()):
-            here = [other for other in self.sent.values() if sent.worker and other.worker == sent.worker]
-            allowed = limit * sum(len(other.portion) for other in here) + SECONDS_OF_GRACE
-            if sent.worker is None or now - sent.since < allowed:
+            if sent.worker is None or now - sent.since < limit * here[sent.worker] + SECONDS_OF_GRACE:
                 continue
             hanging.add(sent.worker)
             del self.sent[key]
@@ -242,8 +246,9 @@ class _Flight:
             reason = f"no answer from its worker for {now - sent.since:.0f} s"
             records += self._suspected(sent, TIME_LIMIT, reason)
         for address in hanging:
-            self.tell(f"the worker {address} hangs and is started again")
-            self._ask(lambda address=address: self.client.restart_workers([address], raise_for_error=False))
+            self.tell(f"the worker {address} hangs and is ended; its nanny starts it again")
+            # Dask's own restart would wait a minute for the thread that hangs.
+            self._ask(lambda address=address: self.client.run(_end_process, workers=[address], wait=False))
         return records
 
     def _ask(self, call: Callable[[], Any]) -> Any:
@@ -258,3 +263,8 @@ class _Flight:
             f"the cluster's scheduler is gone ({type(error).__name__}: {error}); what came back before is kept: start it and "
             "run the same command again"
         )
+
+
+async def _end_process() -> None:
+    """End this worker at once; asynchronous, so that Dask does not wait for an answer."""
+    os._exit(1)
