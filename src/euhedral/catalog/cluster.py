@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -85,7 +86,8 @@ def slurm_cluster(**settings: Any) -> SLURMCluster:
         raise ConfigError(f"--cluster slurm needs dask-jobqueue: {INSTALL} ({error})") from None
     known = dask.config.get("jobqueue.slurm", {})
     cores = settings.get("cores", known.get("cores"))
-    settings.setdefault("processes", known.get("processes") or cores)
+    if cores is not None:
+        settings.setdefault("processes", known.get("processes") or cores)
     try:
         return SLURMCluster(**settings)
     except ValueError as error:
@@ -108,9 +110,22 @@ def _connected(address: str) -> Client:
     from distributed import Client
 
     try:
+        # A client alone would wait for ever where something listens that is no scheduler.
+        asyncio.run(_greet(address))
         return Client(address, timeout=SECONDS_TO_CONNECT)
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigError(
-            f"no Dask scheduler answers at {address} ({error}); start one with `dask scheduler --port 8786`, and workers "
-            "with `dask worker ADDRESS --nworkers auto --nthreads 1`"
+            f"no Dask scheduler answers at {address} ({error or 'it says nothing'}); start one with "
+            "`dask scheduler --port 8786`, and workers with `dask worker ADDRESS --nworkers auto --nthreads 1`"
         ) from None
+
+
+async def _greet(address: str) -> None:
+    """Exchange greetings with a scheduler. Raises OSError, TimeoutError or ValueError where there is none."""
+    from distributed.comm.core import connect
+    from distributed.security import Security
+
+    async with asyncio.timeout(SECONDS_TO_CONNECT):
+        arguments = Security().get_connection_args("client")
+        comm = await connect(address, timeout=SECONDS_TO_CONNECT, **arguments)
+        await comm.close()

@@ -163,8 +163,9 @@ class _Flight:
 
     def cancel(self) -> None:
         """Let go of all that is under way."""
-        with contextlib.suppress(Exception):  # the cluster may be gone, and then there is nothing to cancel
-            self.client.cancel([sent.future for sent in self.sent.values()], force=True)
+        if self.sent:
+            with contextlib.suppress(Exception):  # the cluster may be gone, and then there is nothing to cancel
+                self.client.cancel([sent.future for sent in self.sent.values()], force=True)
         self.sent.clear()
 
     def _submit(self, portion: Portion, *, alone: bool = False) -> None:
@@ -259,8 +260,10 @@ class _Flight:
             raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> EuhedralError:
+        self.sent.clear()  # nobody is there to cancel it
+        said = (str(error).splitlines() or [""])[0][:200]
         return EuhedralError(
-            f"the cluster's scheduler is gone ({type(error).__name__}: {error}); what came back before is kept: start it and "
+            f"the cluster's scheduler is gone ({type(error).__name__}: {said}); what came back before is kept: start it and "
             "run the same command again"
         )
 
