@@ -115,7 +115,7 @@ def _connected(address: str) -> Client:
         return Client(address, timeout=SECONDS_TO_CONNECT)
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigError(
-            f"no Dask scheduler answers at {address} ({error or 'it says nothing'}); start one with "
+            f"no Dask scheduler answers at {address} ({str(error) or 'what is there is none'}); start one with "
             "`dask scheduler --port 8786`, and workers with `dask worker ADDRESS --nworkers auto --nthreads 1`"
         ) from None
 
@@ -125,7 +125,7 @@ async def _greet(address: str) -> None:
     from distributed.comm.core import connect
     from distributed.security import Security
 
-    async with asyncio.timeout(SECONDS_TO_CONNECT):
+    async with asyncio.timeout(1.5 * SECONDS_TO_CONNECT):
         arguments = Security().get_connection_args("client")
         comm = await connect(address, timeout=SECONDS_TO_CONNECT, **arguments)
         await comm.close()

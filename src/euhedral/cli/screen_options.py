@@ -49,6 +49,6 @@ Workers = Annotated[
 ]
 Cluster = Annotated[
     str | None,
-    typer.Option(help="Where to relax: a Dask scheduler (tcp://host:8786), local or slurm.", show_default=False),
+    typer.Option(help="Where stages work: a Dask scheduler (tcp://host:8786), local or slurm.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
