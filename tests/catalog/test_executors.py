@@ -119,7 +119,9 @@ class _Trivial:
     """Many crystals, and how many portions were under way at most."""
 
     def __init__(self, number: int) -> None:
-        self.left, self.first, self.out, self.most, self.sizes = number, crystals_of_pairs(1), 0, 0, []
+        self.left, self.first, self.most = number, crystals_of_pairs(1), 0
+        self.out: dict[int, range] = {}
+        self.sizes: list[int] = []
 
     def __len__(self) -> int:
         return self.left
@@ -128,8 +130,8 @@ class _Trivial:
         count = min(count, self.left)
         indices = range(self.left - count, self.left)
         self.left -= count
-        self.out += 1
-        self.most = max(self.most, self.out)
+        self.out.update((index, indices) for index in indices)
+        self.most = max(self.most, len(set(self.out.values())))
         self.sizes.append(count)
         return Portion(
             indices=indices,
@@ -141,7 +143,8 @@ class _Trivial:
 def test_few_portions_are_under_way_and_they_grow(tmp_path: Path, client: "Client"):
     source, found = _Trivial(2000), []
     for records in DaskExecutor(client).run(toy_funnel(tmp_path)[2], source):
-        source.out -= bool(records)
+        for record in records:
+            del source.out[record.index]
         found += records
     assert sorted(record.index for record in found) == list(range(2000))
     assert all(record.outcome == "passed" for record in found)

@@ -30,6 +30,8 @@ PORTION_SECONDS = 30.0
 """That a portion should take: long against the scheduler's milliseconds, short against what a kill may cost."""
 PORTIONS_PER_THREAD = 2
 """Portions under way for each thread of the cluster: one that works and one that waits."""
+PORTIONS_AT_ONCE = 100
+"""Portions whose records are fetched in one request at most."""
 WORKERS_PER_SUSPECT = 4
 """Of crystals that may kill their workers, one is under way for so many workers, so that none share one."""
 SECONDS_TO_START = 5.0
@@ -153,13 +155,27 @@ class _Flight:
 
     def receive(self) -> list[StageRecord]:
         """What has come back, after waiting for a while."""
-        try:
-            future = self.back.get(timeout=TICK)
-        except queue.Empty:
-            future = None
-        sent = None if future is None else self.sent.pop(str(future.key), None)
-        records = [] if sent is None else self._records(sent)
+        sent = [self.sent.pop(key) for key in self._returned() if key in self.sent]
+        finished = [one for one in sent if one.future.status == "finished"]
+        answers: dict[str, Any] = {}
+        if len(finished) > 1:
+            # In one request; where a worker has died with an answer, each is asked for by itself below.
+            with contextlib.suppress(Exception):
+                found: Any = self.client.gather([one.future for one in finished])
+                answers = {str(one.future.key): answer for one, answer in zip(finished, found, strict=True)}
+        records = []
+        for one in sent:
+            records += self._records(one, answers.get(str(one.future.key)))
         return records + self._overdue()
+
+    def _returned(self) -> list[str]:
+        """Keys of portions that are back, after waiting for the first."""
+        keys: list[str] = []
+        with contextlib.suppress(queue.Empty):
+            keys.append(str(self.back.get(timeout=TICK).key))
+            while len(keys) < PORTIONS_AT_ONCE:
+                keys.append(str(self.back.get_nowait().key))
+        return keys
 
     def cancel(self) -> None:
         """Let go of all that is under way."""
@@ -174,11 +190,12 @@ class _Flight:
         self.sent[str(future.key)] = _Sent(future, portion, alone)
         future.add_done_callback(self.back.put)
 
-    def _records(self, sent: _Sent) -> list[StageRecord]:
+    def _records(self, sent: _Sent, answer: Any) -> list[StageRecord]:
+        """Records of a portion that is back, from its answer or, where that is None, whatever its future gives."""
         from distributed import KilledWorker
 
         try:
-            records, seconds = sent.future.result()
+            records, seconds = sent.future.result() if answer is None else answer
         except EuhedralError:
             raise
         except KilledWorker as error:
