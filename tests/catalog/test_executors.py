@@ -1,13 +1,16 @@
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 
 import euhedral
-from catalog.funnels import add_run, crystals_of_pairs, rows_of, toy_funnel
+from catalog.funnels import Greedy, GreedyConfig, add_run, crystals_of_pairs, rows_of, toy_funnel
 from euhedral.catalog import executors
 from euhedral.catalog.database import Catalogue
 from euhedral.catalog.executors import DaskExecutor
@@ -15,6 +18,7 @@ from euhedral.catalog.portions import Portion
 from euhedral.catalog.screening import walk
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import EuhedralError
+from euhedral.screen.hull_stage import HullStage
 from screen.potentials import DIES, HANGS, RAISES
 
 if TYPE_CHECKING:
@@ -150,6 +154,28 @@ def test_few_portions_are_under_way_and_they_grow(tmp_path: Path, client: "Clien
     assert all(record.outcome == "passed" for record in found)
     assert source.most <= 2 * executors.PORTIONS_PER_THREAD
     assert source.sizes[0] == 1 and max(source.sizes) == 256 and source.sizes[-1] < 256
+
+
+def test_a_reference_is_found_from_any_folder(tmp_path: Path, client: "Client", monkeypatch: pytest.MonkeyPatch):
+    stage = toy_funnel(tmp_path)[2]
+    monkeypatch.chdir(tmp_path)
+    relative = HullStage(replace(stage.config, reference="reference.csv"))
+    found = [record for records in DaskExecutor(client).run(relative, _Trivial(3)) for record in records]
+    assert [record.outcome for record in found] == ["passed"] * 3
+
+
+def test_what_has_not_the_memory_is_tried_crystal_by_crystal(client: "Client"):
+    found = [record for records in DaskExecutor(client).run(Greedy(GreedyConfig()), _Trivial(40)) for record in records]
+    failed = {record.index: record.reason for record in found if record.outcome == "failed"}
+    assert len(found) == 40 and failed == {5: "memory ran out: no room"}
+
+
+def test_a_stage_that_the_workers_do_not_have_is_told(client: "Client", monkeypatch: pytest.MonkeyPatch):
+    here = ModuleType("only_here")
+    here.Missing = type("Missing", (Greedy,), {"__module__": "only_here"})  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "only_here", here)
+    with pytest.raises(EuhedralError, match=r"could not run stage greedy.*only_here.*same packages"):
+        list(DaskExecutor(client).run(here.Missing(GreedyConfig()), _Trivial(3)))
 
 
 def test_another_release_on_the_workers_is_refused(tmp_path: Path, client: "Client"):

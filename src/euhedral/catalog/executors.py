@@ -17,9 +17,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
-from euhedral.catalog.portions import Portion, Source, from_plain, plain_portion, records_of, run_plain
+from euhedral.catalog.portions import Portion, Source, from_plain, pickled, records_of, run_pickled
 from euhedral.errors import EuhedralError
 from euhedral.screen.stage import FAILED, TIME_LIMIT, Stage, StageRecord
 
@@ -84,6 +85,7 @@ class DaskExecutor:
     def run(self, stage: Stage, source: Source) -> Generator[list[StageRecord], None, None]:
         """See `Executor`."""
         flight = _Flight(self._client, stage, source, self._tell)
+        flight.check_workers()
         try:
             while flight.send():
                 yield flight.receive()
@@ -143,6 +145,13 @@ class _Flight:
     def __post_init__(self) -> None:
         self.size = _PortionSize(self.stage.chunk)
 
+    def check_workers(self) -> None:
+        """Raise EuhedralError where a worker has no euhedral: it would die of the first portion, and again."""
+        found = self._ask(lambda: self.client.run(version, "euhedral", on_error="return"))
+        for address, said in found.items():
+            if isinstance(said, Exception):
+                raise EuhedralError(f"the worker {address} has no euhedral ({said}); install the same release there")
+
     def send(self) -> bool:
         """Send what there is room for; False when all has come back."""
         self._look()
@@ -186,7 +195,7 @@ class _Flight:
 
     def _submit(self, portion: Portion, *, alone: bool = False) -> None:
         # A key of its own for each, since the same crystals may be sent again after a death and must be done again.
-        future = self.client.submit(run_plain, plain_portion(self.stage, portion), pure=False)
+        future = self.client.submit(run_pickled, pickled(self.stage, portion), pure=False)
         self.sent[str(future.key)] = _Sent(future, portion, alone)
         future.add_done_callback(self.back.put)
 

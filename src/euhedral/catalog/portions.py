@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,22 +119,23 @@ class PlainPortion:
     earlier: Sequence[Mapping[str, Value]]
 
 
-def plain_portion(stage: Stage, portion: Portion) -> PlainPortion:
-    """What travels of a portion."""
+def pickled(stage: Stage, portion: Portion) -> bytes:
+    """A portion as it travels: bytes, so that a worker that cannot read them says so and lives on."""
     from euhedral import __version__
     from euhedral.catalog.tables import pack
 
-    return PlainPortion(
+    plain = PlainPortion(
         stage=type(stage),
-        config=stage.config,
+        config=stage.portable_config(),
         release=__version__,
         indices=list(portion.indices),
         packed=pack(portion.crystals),
         earlier=[dict(values) for values in portion.earlier],
     )
+    return pickle.dumps(plain)
 
 
-def run_plain(given: PlainPortion) -> tuple[list[PlainRecord], float]:
+def run_pickled(given: bytes) -> tuple[list[PlainRecord], float]:
     """Records of a portion and the seconds that they took; what a worker of a cluster does.
 
     Raises:
@@ -143,13 +145,14 @@ def run_plain(given: PlainPortion) -> tuple[list[PlainRecord], float]:
     from euhedral import __version__
     from euhedral.catalog.tables import pack, unpack
 
-    if given.release != __version__:
-        raise EuhedralError(
-            f"a worker has euhedral {__version__} and this program is {given.release}; install the same release on both"
-        )
     started = time.perf_counter()
-    stage = _stage(given.stage, given.config)
-    portion = Portion(indices=given.indices, crystals=unpack(given.packed), earlier=given.earlier)
+    plain: PlainPortion = pickle.loads(given)
+    if plain.release != __version__:
+        raise EuhedralError(
+            f"a worker has euhedral {__version__} and this program is {plain.release}; install the same release on both"
+        )
+    stage = _stage(plain.stage, plain.config)
+    portion = Portion(indices=plain.indices, crystals=unpack(plain.packed), earlier=plain.earlier)
     records: list[PlainRecord] = []
     for record in records_of(stage, portion, workers=0):
         crystal = None if record.crystal is None else pack(record.crystal)[0]

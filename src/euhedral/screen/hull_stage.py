@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from euhedral.errors import MismatchError
@@ -63,6 +64,11 @@ class HullStage(Stage):
             MismatchError: where its method is not the one that was said.
         """
         return Hull(self._reference())
+
+    def portable_config(self) -> HullConfig:
+        """See `Stage`."""
+        reference = self.config.reference
+        return self.config if reference is None else replace(self.config, reference=str(Path(reference).absolute()))
 
     def method_of(self, calculator: str) -> EnergyMethod:
         """Method of a calculator's energies. Raises MismatchError where nobody said it."""

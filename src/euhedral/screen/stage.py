@@ -82,6 +82,10 @@ class Stage(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    def portable_config(self) -> Any:
+        """The config for a process that works in another folder: paths in it are to be absolute."""
+        return self.config
+
     @abstractmethod
     def run(
         self, crystals: CrystalBatch, earlier: Sequence[Mapping[str, Value]], *, workers: int
