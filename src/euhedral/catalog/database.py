@@ -262,9 +262,12 @@ class Catalogue:
         with self._database.reading() as connection:
             for rows in self._parts(connection, tables.crystals, run, indices):
                 found.update((row.index, {}) for row in rows)
-            for rows in self._parts(connection, results, run, indices, results.c["values"]):
-                for index, given in rows:
-                    found[index].update(given)
+            # Stage by stage, which the key answers for some crystals without reading those of the whole run.
+            for name in self._stages_until(connection, run, None):
+                of_stage = results.c.stage == name
+                for rows in self._parts(connection, results, run, indices, results.c["values"], where=of_stage):
+                    for index, given in rows:
+                        found[index].update(given)
         _check_indices(run, found, indices)
         return [found[i] for i in (sorted(found) if indices is None else indices)]
 
@@ -399,13 +402,10 @@ class Catalogue:
         *more: ColumnElement,
         where: ColumnElement | None = None,
     ) -> Iterator[Any]:
-        """Rows (index, *more) of one run, in parts that a statement can name; a stage's results by its place."""
+        """Rows (index, *more) of one run, in parts that a statement can name."""
         chosen = select(table.c.index, *more).where(table.c.run_id == run)
         if where is not None:
             chosen = chosen.where(where)
-        elif table is tables.stage_results:
-            places = and_(tables.stages.c.run_id == table.c.run_id, tables.stages.c.stage == table.c.stage)
-            chosen = chosen.join(tables.stages, places).order_by(tables.stages.c.position)
         if indices is None:
             yield connection.execute(chosen)
             return
