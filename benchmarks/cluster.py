@@ -3,11 +3,12 @@
     python benchmarks/cluster.py speed --crystals 64
     python benchmarks/cluster.py tasks --tasks 10000
     python benchmarks/cluster.py memory --crystals 200000
+    python benchmarks/cluster.py stream --crystals 1000000
 
 `speed` relaxes crystals of the default model with CHGNet on Dask's workers of this machine, one process and then two, and in
 two processes without Dask; workers are started and have the potential before the clock runs. `tasks` gives a stage that does
-nothing one crystal a task. `memory` walks crystals of two atoms through that stage with a catalogue in SQLite; driver and
-scheduler are one process here.
+nothing one crystal a task. `memory` walks crystals of two atoms through that stage with a catalogue in SQLite, `stream` makes
+them when they are taken and keeps nothing; driver and scheduler are one process here.
 """
 
 from __future__ import annotations
@@ -80,9 +81,25 @@ class Given:
         )
 
 
+class Made(Given):
+    """So many crystals, of which only those that are taken are ever in memory."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(CrystalBatch.empty())
+        self._number = number
+
+    def __len__(self) -> int:
+        return self._number - self._taken
+
+    def take(self, count: int) -> Portion:
+        indices = range(self._taken, min(self._taken + count, self._number))
+        self._taken = indices.stop
+        return Portion(indices=indices, crystals=pairs(len(indices)), earlier=[{"index": index} for index in indices])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "tasks", "memory"))
+    parser.add_argument("what", choices=("speed", "tasks", "memory", "stream"))
     parser.add_argument("--crystals", type=int, default=64)
     parser.add_argument("--tasks", type=int, default=10_000)
     arguments = parser.parse_args()
@@ -91,8 +108,10 @@ def main() -> None:
         speed(arguments.crystals)
     elif arguments.what == "tasks":
         tasks(arguments.tasks)
-    else:
+    elif arguments.what == "memory":
         memory(arguments.crystals)
+    else:
+        stream(arguments.crystals)
 
 
 def speed(number: int) -> None:
@@ -177,6 +196,17 @@ def memory(number: int) -> None:
     print(
         f"largest resident memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
     )
+
+
+def stream(number: int) -> None:
+    with open_executor("local", workers=2) as executor:
+        done, shown, begun = 0, 0, time.perf_counter()
+        print(f"begun: {resident():.0f} MiB", flush=True)
+        for records in executor.run(Nothing(NothingConfig()), Made(number)):
+            done += len(records)
+            if done * 10 // number > shown:
+                shown = done * 10 // number
+                print(f"    {done:,} after {time.perf_counter() - begun:.1f} s: {resident():.0f} MiB", flush=True)
 
 
 def resident() -> float:
