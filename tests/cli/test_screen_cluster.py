@@ -39,17 +39,17 @@ def _relaxed_until(out: Path, number: int, command: subprocess.Popen) -> dict[in
     return done
 
 
-def test_a_killed_command_goes_on_and_meanwhile_its_folder_is_its_own(tmp_path: Path):
+def test_a_killed_command_goes_on_and_meanwhile_its_folder_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Starts the command with two workers, and a second one on the same folder."""
-    crystals_of_pairs(40).write(tmp_path / "pairs.extxyz")
+    crystals_of_pairs(24).write(tmp_path / "pairs.extxyz")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "euhedral.cli.app", "screen", "pairs.extxyz", "--out", "out", "--calculator", SLOW]
     command += ["--stages", "relax", "--workers", "2"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "UNHURRIED": "0.25"}
     options = {"cwd": tmp_path, "env": environment, "text": True}
     first = subprocess.Popen([*command, "--cluster", "local"], stderr=subprocess.PIPE, **options)
     try:
-        _relaxed_until(out, 3, first)
+        _relaxed_until(out, 2, first)
         second = subprocess.run(command, capture_output=True, **options)
         assert second.returncode == 2 and "Traceback" not in second.stderr
         assert f"in use by process {first.pid}" in " ".join(second.stderr.split())
@@ -58,12 +58,13 @@ def test_a_killed_command_goes_on_and_meanwhile_its_folder_is_its_own(tmp_path: 
         first.kill()
         first.communicate()
     done = _outcomes(out)
-    assert 3 <= len(done) < 40
+    assert 2 <= len(done) < 24
     before = _seconds(out)
+    monkeypatch.setenv("UNHURRIED", "0")
     results = run_screening(tmp_path / "pairs.extxyz", out, [stages.make("relax", {"calculator": SLOW})], workers=2)
-    assert results.summary["left"] == 40
+    assert results.summary["left"] == 24
     after = _seconds(out)
-    assert len(after) == 40 and all(after[index] == before[index] for index in done)
+    assert len(after) == 24 and all(after[index] == before[index] for index in done)
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path):
