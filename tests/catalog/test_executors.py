@@ -100,7 +100,7 @@ def test_a_crystal_that_kills_its_workers_fails_and_takes_no_other_with_it(tmp_p
 def test_a_worker_that_hangs_is_started_again_and_its_crystal_has_its_time_limit(
     tmp_path: Path, client: "Client", monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(executors, "SECONDS_OF_GRACE", 1.0)
+    monkeypatch.setattr(executors, "SECONDS_OF_GRACE", 2.0)
     told: list[str] = []
     with Catalogue(tmp_path) as catalogue:
         run = add_run(catalogue, crystals_of_pairs(4, first=(HANGS,)))

@@ -66,6 +66,8 @@ def local_cluster(workers: int = 0) -> LocalCluster:
         processes=True,
         dashboard_address="127.0.0.1:0",  # any port that is free
         silence_logs=logging.ERROR,
+        # What takes seconds to import is there before the first portion comes and its time runs.
+        preload=["euhedral.screen.relax_stage", "euhedral.screen.hull_stage", "euhedral.catalog.tables"],
     )
 
 
