@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Each process of `pytest -n` and each that a test starts has one thread: more of them than cores wait for each other, which
+# made the tests take four times as long. Libraries read this when they are imported.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
 from pathlib import Path
 
 import pytest
