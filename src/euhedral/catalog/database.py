@@ -28,6 +28,7 @@ from euhedral.catalog.database_rows import (
     column_rows,
     conflict_free,
     failure_rows,
+    file_rows,
     plain,
     plain_text,
     result_row,
@@ -173,6 +174,7 @@ class Catalogue:
             return
         check_names(stage, {name for record in records for name in record.values})
         rows = [result_row(run, stage, version, record) for record in records]
+        made = file_rows(run, stage, records)
         failed = [(row["index"], row["outcome"], row["reason"]) for row in rows if row["outcome"] in tables.FAILURES]
         try:
             with self._database.writing() as connection:
@@ -185,6 +187,7 @@ class Catalogue:
                 if fresh:
                     upsert(connection, tables.columns, fresh)
                 upsert(connection, tables.stage_results, rows)
+                self._replace_files(connection, run, stage, [row["index"] for row in rows], made)
                 if failed:
                     upsert(connection, tables.failures, failure_rows(run, stage, failed, _now()))
         except OutputError as error:
@@ -203,7 +206,7 @@ class Catalogue:
             later = select(tables.stages.c.stage).where(
                 tables.stages.c.run_id == run, tables.stages.c.position >= position
             )
-            for table in (tables.stage_results, tables.columns, tables.failures, tables.stages):
+            for table in (tables.stage_results, tables.files, tables.columns, tables.failures, tables.stages):
                 chosen = list(connection.execute(later).scalars())
                 connection.execute(table.delete().where(table.c.run_id == run, table.c.stage.in_(chosen)))
         self._announced.clear()
@@ -270,6 +273,14 @@ class Catalogue:
                         found[index].update(given)
         _check_indices(run, found, indices)
         return [found[i] for i in (sorted(found) if indices is None else indices)]
+
+    def files(self, run: int, indices: Sequence[int] | None = None) -> Iterator[tuple[int, str, str, bytes]]:
+        """(index, stage, name, content) of the files that stages made of crystals (all by default)."""
+        table = tables.files
+        with self._database.reading() as connection:
+            for rows in self._parts(connection, table, run, indices, table.c.stage, table.c.name, table.c.content):
+                for row in rows:
+                    yield tuple(row)
 
     def failures(self, run: int) -> list[tuple[int, str, str, str]]:
         """(index, stage, outcome, reason) of all that went wrong, also where a later attempt succeeded.
@@ -363,6 +374,18 @@ class Catalogue:
             self.run(run)
         with self._database.reading() as connection:
             yield from query_batches(connection, run, where=where, sort=sort, columns=columns, limit=limit, rows=rows)
+
+    def _replace_files(
+        self, connection: Connection, run: int, stage: str, indices: Sequence[int], rows: Sequence[dict[str, Any]]
+    ) -> None:
+        """Keep the files of crystals in place of those that the stage had made of them before."""
+        table = tables.files
+        of_stage = and_(table.c.run_id == run, table.c.stage == stage)
+        for start in range(0, len(indices), INDICES_AT_ONCE):
+            part = list(indices[start : start + INDICES_AT_ONCE])
+            connection.execute(table.delete().where(of_stage, table.c.index.in_(part)))
+        if rows:
+            connection.execute(table.insert(), list(rows))
 
     def _place_stage(
         self, connection: Connection, run: int, stage: str, version: int, config: dict[str, Any] | None

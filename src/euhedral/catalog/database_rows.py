@@ -26,6 +26,7 @@ READ = "read"
 LARGEST_WHOLE = 2**63
 """Databases keep smaller whole numbers with all their digits."""
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_FILE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,99}(\.[a-z0-9]{1,9}){1,2}")
 _COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,127}")
 
 
@@ -144,6 +145,18 @@ def result_row(run: int, stage: str, version: int, record: StageRecord) -> dict[
         "changed": record.crystal is not None,
         "packed": None if record.crystal is None else pack(record.crystal)[0],
     }
+
+
+def file_rows(run: int, stage: str, records: Iterable[StageRecord]) -> list[dict[str, Any]]:
+    """Rows of `files`. Raises RequestError on a name that is no plain file name."""
+    rows = []
+    for record in records:
+        for name, content in record.files.items():
+            if not _FILE_NAME.fullmatch(name):
+                raise RequestError(f"{name!r} of stage '{stage}' cannot name a file: expected such as bands.svg")
+            key = {"run_id": run, "stage": stage, "index": int(record.index)}
+            rows.append({**key, "name": name, "content": bytes(content)})
+    return rows
 
 
 def failure_rows(run: int, stage: str, failed: Iterable[tuple[int, str, str | None]], at: str) -> list[dict[str, Any]]:

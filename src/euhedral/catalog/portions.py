@@ -15,7 +15,7 @@ from euhedral.screen.stage import FAILED, Stage, StageRecord, Value
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
 
-PlainRecord: TypeAlias = tuple[int, str, Mapping[str, Value], str | None, bytes | None, float]
+PlainRecord: TypeAlias = tuple[int, str, Mapping[str, Value], str | None, bytes | None, Mapping[str, bytes], float]
 """A `StageRecord` as it travels: fields in their order, the crystal packed as in the catalogue."""
 
 
@@ -156,7 +156,9 @@ def run_pickled(given: bytes) -> tuple[list[PlainRecord], float]:
     records: list[PlainRecord] = []
     for record in records_of(stage, portion, workers=0):
         crystal = None if record.crystal is None else pack(record.crystal)[0]
-        records.append((record.index, record.outcome, record.values, record.reason, crystal, record.seconds))
+        records.append(
+            (record.index, record.outcome, record.values, record.reason, crystal, record.files, record.seconds)
+        )
     return records, time.perf_counter() - started
 
 
@@ -164,13 +166,14 @@ def from_plain(record: PlainRecord) -> StageRecord:
     """The record that travelled."""
     from euhedral.catalog.tables import unpack
 
-    index, outcome, values, reason, packed, seconds = record
+    index, outcome, values, reason, packed, files, seconds = record
     return StageRecord(
         index=index,
         outcome=outcome,
         values=values,
         reason=reason,
         crystal=None if packed is None else unpack([packed]),
+        files=files,
         seconds=seconds,
     )
 

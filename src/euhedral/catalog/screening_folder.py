@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from euhedral.data.samples import Samples
     from euhedral.screen.stage import Value
 
-RANKED, TABLE, SUMMARY, INPUTS = "ranked", "crystals.parquet", "summary.json", "dft"
+RANKED, TABLE, SUMMARY, INPUTS, FILES = "ranked", "crystals.parquet", "summary.json", "dft", "properties"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,6 +98,7 @@ def write_results(
         for crystal, name in zip(ranking.crystals, ranking.names, strict=True):
             replace_file(ranked_folder / f"{name}.cif", to_cif(crystal, name).encode())
         replace_file(folder / TABLE, _parquet(catalogue, run))
+        _write_files(folder / FILES, catalogue, run, ranking)
     problems = {}
     if codes:
         problems = write_dft_inputs(ranking.crystals[:top], ranking.names[:top], folder / INPUTS, codes=codes)
@@ -187,6 +188,23 @@ def _discovery(catalogue: Catalogue, run: int, total: int, steps: Sequence[Funne
         told[name] = None if met is None else met / total
         told[f"{name}_crystals"] = met
     return told
+
+
+def _write_files(folder: Path, catalogue: Catalogue, run: int, ranking: Ranking) -> None:
+    """What stages made of the crystals that are left, as RANK_FORMULA/NAME; files of an earlier ranking are removed."""
+    names = {int(row["index"] or 0): name for row, name in zip(ranking.rows, ranking.names, strict=True)}
+    written = set()
+    for index, _, name, content in catalogue.files(run, list(names)) if names else ():
+        target = folder / names[index] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, content)
+        written.add(target)
+    for file in folder.glob("[0-9]*_*/*"):
+        if file not in written:
+            file.unlink()
+    for emptied in folder.glob("[0-9]*_*"):
+        if emptied.is_dir() and not any(emptied.iterdir()):
+            emptied.rmdir()
 
 
 def _parquet(catalogue: Catalogue, run: int) -> bytes:

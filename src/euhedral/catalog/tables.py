@@ -8,7 +8,8 @@
 | `stages` | a stage that a run went through, in the order of `position` | `run_id`, `stage` |
 | `columns` | a value that stages found: its kind, unit and meaning | `run_id`, `name` |
 | `stage_results` | what a stage found out about a crystal | `run_id`, `index`, `stage` |
-| `failures` | a crystal that could not be read or that a stage failed at, kept also if a later attempt succeeds | the same |
+| `files` | a file that a stage made of a crystal: a curve, a picture | the same and `name` |
+| `failures` | a crystal that could not be read or that a stage failed at, also if a later attempt succeeds | as of results |
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from euhedral.crystal.elements import SYMBOLS
 from euhedral.crystal.formula import reduced_formula
 from euhedral.errors import CrystalError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FAILURES = frozenset({"failed", "time limit", "diverged"})
 """Outcomes of stages that are no verdict on a crystal; they are kept in the table `failures` too."""
 CELL_BYTES, ATOM_BYTES = 9 * 8, 3 * 8 + 1
@@ -131,6 +132,17 @@ stage_results = Table(
     Column("packed", LargeBinary),
     _crystal_key("stage_results"),
     sqlite_with_rowid=False,
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("run_id", Integer, primary_key=True, autoincrement=False),
+    Column("stage", String(64), primary_key=True),
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(128), primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+    _crystal_key("files"),
 )
 
 failures = Table(

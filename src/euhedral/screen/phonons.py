@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 THZ_IN_K = 47.99243073366221
 """h * 1 THz / k, in K."""
+GAS_CONSTANT = 8.31446261815324
+"""J/K/mol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +165,13 @@ def choose_supercell(crystal: CrystalBatch, *, length: float, symprec: float) ->
     return cell, times
 
 
-def write_band_structure(path: str, found: Phonons, *, title: str = "") -> None:
-    """Draw the bands along the high-symmetry lines of the crystal (seekpath) into a picture, .svg, .png or .pdf by its name.
+def write_band_structure(target: str | BinaryIO, found: Phonons, *, title: str = "") -> None:
+    """Draw the bands along the high-symmetry lines of the crystal (seekpath).
+
+    Args:
+        target: a path whose ending says what it becomes (.svg, .png, .pdf), or an open file, which gets PNG.
+        found: the phonons.
+        title: above the picture.
 
     Raises:
         CrystalError: if no path of high symmetry is found.
@@ -194,9 +201,9 @@ def write_band_structure(path: str, found: Phonons, *, title: str = "") -> None:
     axes.set_ylabel("frequency, THz (imaginary below 0)")
     axes.set_title(title)
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(target, dpi=120, format=None if isinstance(target, str) else "png")
     except (OSError, ValueError) as error:
-        raise EuhedralError(f"cannot write the band structure {path}: {error}") from error
+        raise EuhedralError(f"cannot write the band structure {target}: {error}") from error
 
 
 def _force_constants(settled: CrystalBatch, potential: Potential, config: PhononConfig) -> tuple[Any, float]:
@@ -268,9 +275,8 @@ def _thermodynamics(model: Any, temperature: float) -> tuple[float, float, float
 
     model.run_thermal_properties(temperatures=[0.0, temperature], cutoff_frequency=1e-3)
     found, atoms = model.get_thermal_properties_dict(), len(model.primitive)
-    gas_constant = 8.31446261815324
     free = np.asarray(found["free_energy"]) * kJ / mol / atoms
-    entropy, capacity = (float(found[name][1]) / gas_constant / atoms for name in ("entropy", "heat_capacity"))
+    entropy, capacity = (float(found[name][1]) / GAS_CONSTANT / atoms for name in ("entropy", "heat_capacity"))
     return float(free[0]), float(free[1]), entropy, capacity
 
 

@@ -48,11 +48,7 @@ class RelaxStageConfig:
     optimizer: Literal["lbfgs", "fire"] = "lbfgs"
 
     def __post_init__(self) -> None:
-        if self.calculator not in potential_names() and ":" not in self.calculator:
-            raise ConfigError(
-                f"no calculator is called {self.calculator!r}; there are {', '.join(potential_names())}, or give "
-                "module:function of what makes an ASE calculator, such as ase.calculators.emt:EMT"
-            )
+        check_calculator(self.calculator)
         self.limits()
 
     def limits(self) -> RelaxConfig:
@@ -148,6 +144,15 @@ class RelaxStage(Stage):
             reason=relaxed.reason,
             crystal=relaxed.crystal if converged else None,
             seconds=finite(relaxed.seconds) or 0.0,
+        )
+
+
+def check_calculator(name: str) -> None:
+    """Raise ConfigError where a name is neither of a potential nor module:function."""
+    if name not in potential_names() and ":" not in name:
+        raise ConfigError(
+            f"no calculator is called {name!r}; there are {', '.join(potential_names())}, or give "
+            "module:function of what makes an ASE calculator, such as ase.calculators.emt:EMT"
         )
 
 

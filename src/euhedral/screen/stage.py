@@ -44,6 +44,8 @@ class StageRecord:
         values: by name of the stage's columns; those that could not be had are missing or None.
         reason: why it did not pass, or what a reader should know; None where there is nothing to say.
         crystal: one crystal, where the stage changes it (relaxed); atoms in the same order as they came.
+        files: whatever is no number, whole files by name: a curve as CSV, a picture as PNG. Names are lower case, with their
+            ending, and the same for every crystal of the stage.
         seconds: wall time that the stage spent on it.
     """
 
@@ -52,6 +54,7 @@ class StageRecord:
     values: Mapping[str, Value] = field(default_factory=dict)
     reason: str | None = None
     crystal: CrystalBatch | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     seconds: float = 0.0
 
 

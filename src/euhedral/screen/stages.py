@@ -20,6 +20,17 @@ STAGES: Table = {
     "relax": ("euhedral.screen.relax_stage:RelaxStageConfig", "euhedral.screen.relax_stage:RelaxStage"),
     "hull": ("euhedral.screen.hull_stage:HullConfig", "euhedral.screen.hull_stage:HullStage"),
     "novelty": ("euhedral.screen.novelty_stage:NoveltyConfig", "euhedral.screen.novelty_stage:NoveltyStage"),
+    "phonons": ("euhedral.screen.phonons_stage:PhononsStageConfig", "euhedral.screen.phonons_stage:PhononsStage"),
+    "elastic": ("euhedral.screen.elastic_stage:ElasticStageConfig", "euhedral.screen.elastic_stage:ElasticStage"),
+    "equation_of_state": (
+        "euhedral.screen.equation_of_state_stage:EquationOfStateStageConfig",
+        "euhedral.screen.equation_of_state_stage:EquationOfStateStage",
+    ),
+    "thermal": ("euhedral.screen.thermal_stage:ThermalStageConfig", "euhedral.screen.thermal_stage:ThermalStage"),
+    "diffraction": (
+        "euhedral.screen.diffraction_stage:DiffractionStageConfig",
+        "euhedral.screen.diffraction_stage:DiffractionStage",
+    ),
 }
 
 DEFAULT_STAGES = ("prefilter", "relax", "hull", "novelty")
