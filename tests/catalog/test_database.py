@@ -52,6 +52,34 @@ def test_crystals_come_back_as_they_went_in(catalogue: Catalogue) -> None:
     assert row["density"] == pytest.approx(float(batch.density[4]), rel=1e-12)
 
 
+def test_files_come_back_are_replaced_and_go_with_their_stage(catalogue: Catalogue) -> None:
+    run = add(catalogue, crystals(3))
+    picture = bytes(range(256))
+    records = [
+        StageRecord(index=i, outcome="passed", files={"bands.png": picture, "curve.csv": str(i).encode()})
+        for i in (0, 2)
+    ]
+    catalogue.record(run, "phonons", 1, records)
+    catalogue.record(run, "elastic", 1, [StageRecord(index=2, outcome="passed", files={"elastic.json": b"{}"})])
+    assert sorted(catalogue.files(run, [0])) == [
+        (0, "phonons", "bands.png", picture),
+        (0, "phonons", "curve.csv", b"0"),
+    ]
+    assert len(list(catalogue.files(run))) == 5 and not list(catalogue.files(run, [1]))
+    catalogue.record(run, "phonons", 1, [StageRecord(index=2, outcome="failed", reason="later", files={})])
+    assert [name for _, _, name, _ in catalogue.files(run, [2])] == ["elastic.json"]
+    catalogue.forget(run, "phonons")
+    assert not list(catalogue.files(run))
+
+
+@pytest.mark.parametrize("name", ["../bands.png", "bands", "Bands.png", ".png", "a/b.csv", "a.b.c.d"])
+def test_a_file_has_a_plain_name(catalogue: Catalogue, name: str) -> None:
+    run = add(catalogue, crystals(1))
+    with pytest.raises(RequestError, match="cannot name a file"):
+        catalogue.record(run, "phonons", 1, [StageRecord(index=0, outcome="passed", files={name: b""})])
+    assert catalogue.outcomes(run, "phonons") == {}
+
+
 def test_the_same_request_and_crystals_are_the_same_run(catalogue: Catalogue) -> None:
     batch = crystals(3)
     run = add(catalogue, batch)

@@ -16,6 +16,7 @@ from catalog.conftest import Server
 from euhedral.catalog import database_engine
 from euhedral.catalog.database import Catalogue
 from euhedral.catalog.database_engine import FILE, place_of
+from euhedral.catalog.tables import SCHEMA_VERSION
 from euhedral.errors import DataError, OutputError
 
 
@@ -79,7 +80,7 @@ def test_another_schema_version(target: str) -> None:
         write_some(catalogue)
         with catalogue._database.writing() as connection:
             connection.exec_driver_sql("UPDATE schema_version SET version = 99")
-    with pytest.raises(DataError, match="have version 99, this program knows version 1"):
+    with pytest.raises(DataError, match=f"have version 99, this program knows version {SCHEMA_VERSION}"):
         Catalogue(target)
     assert recorded_version(target) == 99
 

@@ -7,6 +7,7 @@ import euhedral
 from catalog.funnels import Greedy, GreedyConfig, crystals_of_pairs, toy_funnel
 from euhedral.catalog.portions import Portion, from_plain, pickled, records_of, run_pickled
 from euhedral.errors import EuhedralError
+from euhedral.screen import stages
 from screen.potentials import RAISES
 
 
@@ -30,6 +31,13 @@ def test_what_travels_gives_the_records_that_are_found_here(tmp_path: Path):
         if found.crystal is not None and expected.crystal is not None:
             for name in ("frac", "cell", "species", "num_atoms"):
                 assert getattr(found.crystal, name).equal(getattr(expected.crystal, name))
+
+
+def test_files_travel_too():
+    stage = stages.make("diffraction")
+    ((record,), _) = run_pickled(pickled(stage, _portion(1)))
+    (here,) = records_of(stage, _portion(1), workers=0)
+    assert from_plain(record).files == here.files and here.files["diffraction.csv"]
 
 
 def test_a_portion_is_taken_apart_crystal_by_crystal():

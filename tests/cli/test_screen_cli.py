@@ -72,6 +72,26 @@ def test_a_screening_leaves_ranked_crystals_a_table_inputs_and_a_report(metals: 
     assert (out / "report" / "cells.html").is_file()
 
 
+def test_what_stages_leave_stands_under_the_crystals_rank_and_in_the_report(metals: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    measuring = {
+        "chosen": "prefilter,relax,hull,phonons,diffraction",
+        "settings": ["phonons.length=6", "phonons.reject_unstable=false"],
+    }
+    summary = _screen(metals, out, **measuring)
+    assert _left(summary)["diffraction"] == summary["left"] == 3
+    names = {file.stem for file in (out / "ranked").iterdir()}
+    assert {folder.name for folder in (out / "properties").iterdir()} == names
+    for name in names:
+        files = {file.name for file in (out / "properties" / name).iterdir()}
+        assert files == {"bands.png", "phonopy.yaml.xz", "diffraction.csv"}
+    page = (out / "report" / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "Phonon band structure of 0001_" in page
+    assert "properties/0001_" in page
+    _screen(metals, out, where="num_atoms == 2", **measuring)
+    assert [folder.name for folder in (out / "properties").iterdir()] == ["0001_CuAu"]
+
+
 def test_where_narrows_the_list_and_a_bad_one_is_told(metals: Path, tmp_path: Path):
     out = tmp_path / "out"
     assert _screen(metals, out, where="num_atoms == 1")["left"] == 2

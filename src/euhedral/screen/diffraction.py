@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from euhedral.crystal.symmetry import conventional
 from euhedral.errors import ConfigError, CrystalError, DataError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class DiffractionConfig:
         width: full width at half maximum that the pattern's lines are given where they are compared, degrees.
         largest_scale: the crystal's edges may differ from the measured one's by this share, all alike: relaxed crystals are
             a little too large or too small.
+        symprec: Å, of the conventional cell that planes are counted in.
 
     Raises:
         ConfigError: on a value out of range, or an unknown line.
@@ -39,6 +42,7 @@ class DiffractionConfig:
     largest_angle: float = 90.0
     width: float = 0.2
     largest_scale: float = 0.03
+    symprec: float = 0.01
 
     def __post_init__(self) -> None:
         _wavelength(self.wavelength)
@@ -48,6 +52,8 @@ class DiffractionConfig:
             )
         if not 0 < self.width < BACKGROUND_DEGREES:
             raise ConfigError(f"width must be between 0 and {BACKGROUND_DEGREES:g} degrees, not {self.width}")
+        if not self.symprec > 0:
+            raise ConfigError(f"symprec must be above 0 Å, not {self.symprec}")
         if not 0 <= self.largest_scale < 0.2:
             raise ConfigError(f"largest_scale must be at least 0 and below 0.2, not {self.largest_scale}")
 
@@ -86,22 +92,29 @@ class MeasuredPattern:
 
 def powder_pattern(crystal: CrystalBatch, config: DiffractionConfig | None = None) -> PowderPattern:
     """Kinematic X-ray pattern of one crystal by pymatgen: structure factors, multiplicities, Lorentz and polarization
-    factors; without thermal motion, absorption and texture.
+    factors; without thermal motion, absorption and texture. Planes are those of the conventional standard cell.
 
     Raises:
-        CrystalError: if it has no line within the angles.
+        CrystalError: if it has no line within the angles, or an element whose scattering is not known.
     """
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
 
     config = config or DiffractionConfig()
     wavelength = _wavelength(config.wavelength)
-    (structure,) = crystal.to_pymatgen()
+    standard = crystal
+    # Without a symmetry there is no standard cell, and planes are counted in the crystal's own.
+    with suppress(CrystalError):
+        standard = conventional(crystal, config.symprec)
+    (structure,) = standard.to_pymatgen()
     calculator = XRDCalculator(wavelength=wavelength)  # pyright: ignore[reportArgumentType]
-    found = calculator.get_pattern(structure, two_theta_range=(config.smallest_angle, config.largest_angle))
+    angles = f"between {config.smallest_angle:g} and {config.largest_angle:g} degrees of 2 theta"
+    try:
+        found = calculator.get_pattern(structure, two_theta_range=(config.smallest_angle, config.largest_angle))
+    # Where no plane reflects, and for elements without scattering factors.
+    except ValueError as error:
+        raise CrystalError(f"there is no line {angles}: {error}") from error
     if not len(found.x):
-        raise CrystalError(
-            f"there is no line between {config.smallest_angle:g} and {config.largest_angle:g} degrees of 2 theta"
-        )
+        raise CrystalError(f"there is no line {angles}")
     return PowderPattern(
         two_theta=np.asarray(found.x),
         spacing=np.asarray(found.d_hkls),

@@ -40,6 +40,7 @@ class DiffractionStageConfig:
         largest_angle: of 2 theta, degrees.
         width: of lines where patterns are compared, degrees.
         largest_scale: share by which the edges may differ from the measured crystal's, all alike.
+        symprec: Å, of the conventional cell that planes are counted in.
         max_seconds: wall time of a crystal, where it is given to a process of its own.
 
     Raises:
@@ -53,6 +54,7 @@ class DiffractionStageConfig:
     largest_angle: float = 90.0
     width: float = 0.2
     largest_scale: float = 0.03
+    symprec: float = 0.01
     max_seconds: float = 600.0
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class DiffractionStageConfig:
             largest_angle=self.largest_angle,
             width=self.width,
             largest_scale=self.largest_scale,
+            symprec=self.symprec,
         )
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.screen.potential import Potential
 
+BANDS = "bands.png"
+"""File of the picture of the band structure."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PhononsStageConfig(PropertyStageConfig):
@@ -114,7 +117,7 @@ def _files(found: Phonons) -> dict[str, bytes]:
     picture = io.BytesIO()
     try:
         write_band_structure(picture, found, title=reduced_formula(found.crystal.species.tolist()))
-        files["bands.png"] = picture.getvalue()
+        files[BANDS] = picture.getvalue()
     # Without a path of high symmetry there is no picture, and everything else is there.
     except CrystalError:
         pass

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from euhedral.catalog.screening_folder import FILES
+from euhedral.screen.phonons_stage import BANDS
 from euhedral.web.charts import Chart
 from euhedral.web.gallery import Card, formula_html, write_gallery
 from euhedral.web.hull_charts import Candidate, hull_charts
@@ -82,20 +85,24 @@ def write_screening_report(
         write_gallery(
             target / CELLS, cards, title="Best crystals", subtitle=ranking.order, facts={"Left": f"{summary['left']:,}"}
         )
-    page = screening_html(summary, ranking, hull=hull)
+    page = screening_html(summary, ranking, hull=hull, folder=folder)
     return write_page(target / "index.html", page, "the report")
 
 
-def screening_html(summary: Mapping[str, Any], ranking: Ranking, *, hull: Hull | None = None) -> str:
-    """The text of the page; arguments as in `write_screening_report`."""
+def screening_html(
+    summary: Mapping[str, Any], ranking: Ranking, *, hull: Hull | None = None, folder: Path | None = None
+) -> str:
+    """The text of the page; arguments as in `write_screening_report`. Without a folder, no files of stages are in it."""
+    files = {} if folder is None else _files(folder / FILES, ranking)
     charts = [funnel_chart(summary)]
     hulls = [] if hull is None else hull_charts(hull, _candidates(ranking))
     drawn: set[int] = set()
     sections = {
         "funnel": ("Funnel", charts_html(charts) + _stages_html(summary)),
-        "best": ("Best crystals", _best_html(ranking, drawn)),
+        "best": ("Best crystals", _best_html(ranking, drawn, files)),
         # A chart's place is its position among all of the page's.
         "hulls": ("Hull diagrams", charts_html(hulls, first=len(charts)) if hulls else ""),
+        "bands": ("Phonons", _bands_html(files)),
         "settings": ("Settings and versions", _settings_html(summary)),
     }
     title = f"{summary['crystals']:,} crystal{'' if summary['crystals'] == 1 else 's'}"
@@ -154,7 +161,33 @@ def _stages_html(summary: Mapping[str, Any]) -> str:
     return table_html(("Stage", "Came", "Passed", "Outcomes", "Seconds over crystals"), rows)
 
 
-def _best_html(ranking: Ranking, drawn: set[int]) -> str:
+def _files(folder: Path, ranking: Ranking) -> dict[str, list[Path]]:
+    """What stages left of the crystals that are shown, by their names."""
+    found = {name: sorted((folder / name).glob("*.*")) for name in ranking.names[:MOST_SHOWN]}
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def _bands_html(files: Mapping[str, Sequence[Path]]) -> str:
+    """Pictures of band structures, within the page so that it can be moved; empty where there are none."""
+    figures = []
+    for name, paths in files.items():
+        for path in paths:
+            if path.name == BANDS:
+                picture = base64.b64encode(path.read_bytes()).decode()
+                figures.append(
+                    f'<figure class="chart"><h3>{escape(name)}</h3><img style="max-width:100%" loading="lazy" '
+                    f'alt="Phonon band structure of {escape(name)}" src="data:image/png;base64,{picture}"></figure>'
+                )
+    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _links_html(paths: Sequence[Path]) -> str:
+    return "<br>".join(
+        f'<a href="../{FILES}/{escape(path.parent.name)}/{escape(path.name)}">{escape(path.name)}</a>' for path in paths
+    )
+
+
+def _best_html(ranking: Ranking, drawn: set[int], files: Mapping[str, Sequence[Path]]) -> str:
     if not ranking.rows:
         return "<p>No crystal passed every stage.</p>"
     shown = ranking.rows[:MOST_SHOWN]
@@ -169,10 +202,12 @@ def _best_html(ranking: Ranking, drawn: set[int]) -> str:
     ]
     columns = [column for column in _COLUMNS if any(row.get(column[0]) is not None for row in shown)] + further
     head = "".join(f'<th scope="col">{escape(title)}</th>' for _, title in columns)
+    head += '<th scope="col">files</th>' if files else ""
     body = []
     for place, row in enumerate(shown, start=1):
         crystal, name = ranking.crystals[place - 1], ranking.names[place - 1]
         cells = "".join(f"<td>{_cell_html(row.get(key))}</td>" for key, _ in columns)
+        cells += f"<td>{_links_html(files.get(name, ()))}</td>" if files else ""
         link = f'<a href="../ranked/{escape(name)}.cif">{formula_html(str(row["formula"]))}</a>'
         body.append(
             f'<tr><td>{place}</td><td><div class="picture" style="width:7rem">{picture_html(crystal, drawn) or "–"}</div></td>'
