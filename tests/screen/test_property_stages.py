@@ -118,7 +118,7 @@ def test_files_can_be_read_by_the_programs_that_they_are_for(tmp_path: Path):
     (curve,) = _run("equation_of_state", _face_centered())
     rows = list(csv.DictReader(io.StringIO(curve.files["equation_of_state.csv"].decode())))
     energies = [float(row["energy_per_atom_eV"]) for row in rows]
-    assert len(rows) == 7 and np.argmin(energies) == 3
+    assert len(rows) == 9 and np.argmin(energies) == 4
 
 
 @pytest.mark.parametrize(

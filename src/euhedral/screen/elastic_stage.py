@@ -31,7 +31,7 @@ class ElasticStageConfig(PropertyStageConfig):
         ConfigError: on a value out of range.
     """
 
-    strains: tuple[float, ...] = (0.005, 0.01)
+    strains: tuple[float, ...] = (0.01, 0.02, 0.03)
     reject_unstable: bool = True
 
     def __post_init__(self) -> None:

@@ -28,8 +28,8 @@ class EquationOfStateStageConfig(PropertyStageConfig):
         ConfigError: on a value out of range.
     """
 
-    largest_strain: float = 0.01
-    points: int = 7
+    largest_strain: float = 0.03
+    points: int = 9
 
     def __post_init__(self) -> None:
         super().__post_init__()
