@@ -42,7 +42,7 @@ class PhononsStageConfig(PropertyStageConfig):
 
     length: float = 10.0
     max_atoms: int = 400
-    displacement: float = 0.01
+    displacement: float = 0.03
     tolerance: float = 0.3
     temperature: float = 300.0
     reject_unstable: bool = True

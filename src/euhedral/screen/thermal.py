@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from euhedral.screen.potential import Potential
 
 WIDE = 0.06
-"""Å that an atom is displaced by, six times as far as for phonons alone."""
+"""Å that an atom is displaced by, twice as far as for phonons alone."""
 _STEP = 10.0  # K between temperatures; derivatives with respect to it are taken by differences
 
 
