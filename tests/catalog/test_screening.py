@@ -14,8 +14,10 @@ from euhedral.catalog import screening
 from euhedral.catalog.database import Catalogue
 from euhedral.catalog.screening import funnel, walk
 from euhedral.crystal.batch import CrystalBatch
-from euhedral.errors import ConfigError, EuhedralError
+from euhedral.errors import ConfigError, DataError, EuhedralError
 from euhedral.screen import stages as registry
+from euhedral.screen.hull_stage import HullConfig, HullStage
+from euhedral.screen.novelty_stage import NoveltyConfig, NoveltyStage
 from euhedral.screen.relax_stage import RelaxStage
 from euhedral.screen.stage import Column, Stage, StageRecord
 from screen.potentials import DIES, HANGS, RAISES, SAYS_NOTHING, Moody
@@ -48,6 +50,16 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
         first = walk(catalogue, run, toy_funnel(tmp_path))
         monkeypatch.setattr(Moody, "predict", lambda *_, **__: pytest.fail("it was relaxed again"))
         assert walk(catalogue, run, toy_funnel(tmp_path)) == first
+
+
+def test_what_is_missing_is_told_before_anything_is_relaxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Moody, "predict", lambda *_, **__: pytest.fail("it was relaxed"))
+    for stage in (HullStage(HullConfig(reference="none.csv")), NoveltyStage(NoveltyConfig(known="none.cif"))):
+        with Catalogue(tmp_path / stage.name) as catalogue:
+            run = add_run(catalogue, crystals_of_pairs(3))
+            with pytest.raises(DataError, match=r"none\."):
+                walk(catalogue, run, [*toy_funnel(tmp_path)[:2], stage])
+            assert not catalogue.stages(run)
 
 
 def test_other_settings_are_refused_unless_they_are_to_replace_the_old_ones(tmp_path: Path):

@@ -100,6 +100,9 @@ def test_the_stage_compares_with_a_file_and_rejects_what_is_not_it(tmp_path: Pat
     assert bad.outcome == "rejected" and "not its own" in (bad.reason or "")
     head, first = good.files["diffraction.csv"].decode().splitlines()[:2]
     assert head == "two_theta_deg,d_A,intensity,plane" and first.endswith(",100.000,1 1 1")
+    with pytest.raises(DataError, match="cannot read the measured pattern"):
+        stages.make("diffraction", {"measured": str(tmp_path / "none.xy")}).check()
+    stage.check()
     assert Path(stage.portable_config().measured).is_absolute()
 
 

@@ -147,6 +147,14 @@ def test_settings_out_of_range(name: str, settings: dict, word: str):
         stages.make(name, settings)
 
 
+@pytest.mark.parametrize("name", ["phonons", "thermal"])
+def test_without_phonopy_nothing_begins(name: str, monkeypatch: pytest.MonkeyPatch):
+    stages.make(name).check()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EuhedralError, match="pip install"):
+        stages.make(name).check()
+
+
 def test_settling_is_as_asked():
     config = stages.make("elastic", {"force_limit": 0.01, "symprec": 0.1}).config
     assert config.settling() == SettleConfig(force_limit=0.01, symprec=0.1, max_seconds=1800.0)

@@ -73,8 +73,11 @@ def walk(
     Raises:
         ConfigError: where a stage lacks what an earlier one finds, has other settings than its results, or comes before one
             that the run has been through.
-        EuhedralError: what a stage raises because of all crystals; what was found before it is kept.
+        EuhedralError: what a stage raises because of all crystals; what was found before it is kept. What a stage's `check`
+            finds missing is raised before any works.
     """
+    for stage in stages:
+        stage.check()
     recorded = _check(catalogue, run, stages, redo)
     chosen = {stage.name: stage for stage in stages}
     alive: list[int] | None = None

@@ -94,6 +94,11 @@ class DiffractionStage(PropertyStage):
         measured = self.config.measured
         return self.config if measured is None else replace(self.config, measured=str(Path(measured).absolute()))
 
+    def check(self) -> None:
+        """See `Stage`. The measured pattern is read."""
+        if self.config.measured is not None:
+            _measured(self.config.measured)
+
     def measure(self, crystal: CrystalBatch, potential: Potential | None) -> Finding:
         """See `PropertyStage`. Raises DataError where the measured pattern cannot be read."""
         config = self.config.computing()

@@ -65,6 +65,10 @@ class HullStage(Stage):
         """
         return Hull(self._reference())
 
+    def check(self) -> None:
+        """See `Stage`. The reference is read."""
+        _ = self.hull
+
     def portable_config(self) -> HullConfig:
         """See `Stage`."""
         reference = self.config.reference

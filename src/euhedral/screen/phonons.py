@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 THZ_IN_K = 47.99243073366221
 """h * 1 THz / k, in K."""
+_MISSING = 'phonons need phonopy: pip install "euhedral[properties]"'
 GAS_CONSTANT = 8.31446261815324
 """J/K/mol."""
 
@@ -141,6 +143,12 @@ def phonons_of_settled(settled: CrystalBatch, potential: Potential, config: Phon
     )
 
 
+def check_phonopy() -> None:
+    """Raise EuhedralError where phonopy is not installed."""
+    if importlib.util.find_spec("phonopy") is None:
+        raise EuhedralError(_MISSING)
+
+
 def choose_supercell(crystal: CrystalBatch, *, length: float, symprec: float) -> tuple[CrystalBatch, tuple[int, ...]]:
     """The cell to repeat and how often: the primitive or the conventional standard cell, whichever needs fewer atoms.
 
@@ -228,13 +236,11 @@ def _force_constants(settled: CrystalBatch, potential: Potential, config: Phonon
 
 
 def _phonopy(cell: CrystalBatch, times: tuple[int, ...]) -> Any:
-    try:
-        from phonopy import Phonopy
-        from phonopy.structure.atoms import PhonopyAtoms
-        from phonopy.structure.cells import guess_primitive_matrix
-    except ImportError as error:
-        raise EuhedralError('phonons need phonopy: pip install "euhedral[properties]"') from error
+    check_phonopy()
     from ase.data import atomic_masses
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+    from phonopy.structure.cells import guess_primitive_matrix
 
     numbers = cell.species.numpy()
     atoms = PhonopyAtoms(

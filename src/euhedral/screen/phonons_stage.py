@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from euhedral.crystal.formula import reduced_formula
 from euhedral.errors import CrystalError
-from euhedral.screen.phonons import PhononConfig, Phonons, phonons, write_band_structure
+from euhedral.screen.phonons import PhononConfig, Phonons, check_phonopy, phonons, write_band_structure
 from euhedral.screen.property_stage import Finding, PropertyStage, PropertyStageConfig
 from euhedral.screen.stage import Column, finite
 
@@ -82,6 +82,10 @@ class PhononsStage(PropertyStage):
         "phonon_debye_temperature": Column(unit="K", meaning="of the second moment of the phonon spectrum"),
     }
     config: PhononsStageConfig
+
+    def check(self) -> None:
+        """See `Stage`."""
+        check_phonopy()
 
     def measure(self, crystal: CrystalBatch, potential: Potential | None) -> Finding:
         """See `PropertyStage`."""

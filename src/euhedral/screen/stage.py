@@ -89,6 +89,9 @@ class Stage(ABC):
         """The config for a process that works in another folder: paths in it are to be absolute."""
         return self.config
 
+    def check(self) -> None:  # noqa: B027 - most stages need nothing
+        """Called before any stage of a funnel works: raise EuhedralError where a file or package that it needs is missing."""
+
     @abstractmethod
     def run(
         self, crystals: CrystalBatch, earlier: Sequence[Mapping[str, Value]], *, workers: int

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from euhedral.errors import ConfigError, CrystalError, EuhedralError
+from euhedral.errors import ConfigError, CrystalError
 from euhedral.screen.phonons import GAS_CONSTANT, PhononConfig, Phonons, phonons_of_settled
 from euhedral.screen.settle import settle, settle_atoms, strained
 
@@ -153,11 +153,8 @@ def _fitted(settled: CrystalBatch, points: Sequence[_Point], config: ThermalConf
     harmonic = np.einsum("vw,kwt->kvt", _smoothing(volumes, config.degree), rough)
     at = int(np.flatnonzero(temperatures == config.temperature)[0])
     from ase.units import kJ, mol
+    from phonopy import PhonopyQHA
 
-    try:
-        from phonopy import PhonopyQHA
-    except ImportError as error:
-        raise EuhedralError('thermal properties need phonopy: pip install "euhedral[properties]"') from error
     try:
         model: Any = PhonopyQHA(
             volumes=volumes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from euhedral.screen.phonons import PhononConfig
+from euhedral.screen.phonons import PhononConfig, check_phonopy
 from euhedral.screen.property_stage import Finding, PropertyStage, PropertyStageConfig
 from euhedral.screen.stage import Column, finite
 from euhedral.screen.thermal import WIDE, Thermal, ThermalConfig, thermal
@@ -88,6 +88,10 @@ class ThermalStage(PropertyStage):
         "grueneisen": Column(meaning="thermodynamic Grüneisen parameter at the temperature asked"),
     }
     config: ThermalStageConfig
+
+    def check(self) -> None:
+        """See `Stage`."""
+        check_phonopy()
 
     def measure(self, crystal: CrystalBatch, potential: Potential | None) -> Finding:
         """See `PropertyStage`."""
