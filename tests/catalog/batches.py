@@ -54,8 +54,8 @@ def record(index: int, crystal: CrystalBatch) -> StageRecord:
 
 
 def write_until_killed(target: str, count: int, at_once: int, begun: Connection) -> None:
-    """A writer that does what is left to do, `at_once` crystals in a transaction; says when it opens the catalogue and when
-    it begins to record."""
+    """A writer that does what is left to do, `at_once` crystals in a transaction; says when it opens the catalogue, when
+    it begins to record, and after each transaction."""
     torch.set_num_threads(1)
     batch = crystals(count)
     begun.send("open")
@@ -66,4 +66,5 @@ def write_until_killed(target: str, count: int, at_once: int, begun: Connection)
         for start in range(0, len(left), at_once):
             part = left[start : start + at_once]
             catalogue.record(run, "relax", 1, [record(index, batch[index]) for index in part])
+            begun.send("recorded")
             time.sleep(0.001)
