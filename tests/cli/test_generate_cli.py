@@ -107,6 +107,8 @@ def test_interrupted_run_is_whole_and_goes_on(tmp_path: Path, tiny_checkpoint: P
     _, errors = process.communicate(timeout=60)
     assert b"Traceback" not in errors
     assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+    if how is signal.SIGINT:
+        assert b"of 40 crystals are in run; the same command with --out run --resume goes on" in errors
     written = len(list((tmp_path / "run" / "cif").glob("*.cif")))
     assert 0 < written < 40
     resumed = euhedral(*words, "--out", "run", "--resume", "--json", cwd=tmp_path, seconds=400)
@@ -114,6 +116,20 @@ def test_interrupted_run_is_whole_and_goes_on(tmp_path: Path, tiny_checkpoint: P
     assert json.loads(resumed.stdout)["crystals"] == 40
     table = pyarrow.parquet.read_table(tmp_path / "run" / "crystals.parquet")
     assert table.column("index").to_pylist() == list(range(40))
+    whole = euhedral(*words, "--out", "whole", "--json", cwd=tmp_path, seconds=400)
+    assert _frames(tmp_path / "run") == _frames(tmp_path / "whole")
+    for name in ("redrawn_for_overlapping_atoms", "overlapping"):
+        assert json.loads(whole.stdout)[name] == json.loads(resumed.stdout)[name]
+
+
+def _frames(run: Path) -> list[str]:
+    """Frames of the extxyz, in an order of their own."""
+    lines, frames = (run / "crystals.extxyz").read_text().splitlines(), []
+    while lines:
+        end = 2 + int(lines[0])
+        frames.append("\n".join(lines[:end]))
+        lines = lines[end:]
+    return sorted(frames)
 
 
 def test_same_seed_writes_the_same_files(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,14 +22,12 @@ def test_every_position_is_planned_once(n: int, batch: int, seed: int) -> None:
     assert len({b.seed for b in batches}) == len(batches)
 
 
-def test_formula_units_are_shared_out_by_their_weights() -> None:
-    resolved = resolve(GenerationRequest(formula="NaCl", n=100), CAN)
+@pytest.mark.parametrize(("n", "each"), [(2, [1, 1, 0, 0, 0, 0]), (6, [1] * 6), (100, [17, 17, 17, 17, 16, 16])])
+def test_numbers_of_formula_units_have_equal_shares_the_smallest_first(n: int, each: list[int]) -> None:
     got = Counter()
-    for b in plan(resolved, crystals_per_batch=64):
+    for b in plan(resolve(GenerationRequest(formula="NaCl", n=n), CAN), crystals_per_batch=64):
         got[b.num_atoms] += b.size
-    total = sum(resolved.num_atoms.values())
-    assert sum(got.values()) == 100
-    assert all(abs(got[c] - 100 * w / total) < 1 for c, w in resolved.num_atoms.items())
+    assert [got[2 * z] for z in range(1, 7)] == each and sum(got.values()) == n
 
 
 def test_atom_counts_follow_training() -> None:

@@ -23,6 +23,7 @@ from euhedral.errors import OutputError
 
 SUMMARY, TABLE, FRAMES, CIFS, LOG = "summary.json", "crystals.parquet", "crystals.extxyz", "cif", "records.jsonl"
 SECONDS_BETWEEN_TABLES = 10.0
+_REDRAWN = "redrawn"
 
 
 class RunFolder:
@@ -31,6 +32,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         records: what was written so far, in the order of writing.
+        redrawn: draws that were thrown away on the way.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class RunFolder:
     ) -> None:
         self.path = path
         self.records: list[CrystalRecord] = []
+        self.redrawn = 0
         self._request = dict(request)
         self._symmetry = SymmetryWorker()
         self._started = self._table_written = time.time()
@@ -80,7 +83,11 @@ class RunFolder:
         known = {file.stem for file in (self.path / CIFS).glob("*.cif")}
         kept: dict[int, CrystalRecord] = {}
         for line in _whole_lines(self.path / LOG):
-            record = CrystalRecord(**json.loads(line))
+            fields = json.loads(line)
+            if _REDRAWN in fields:
+                self.redrawn += fields[_REDRAWN]
+                continue
+            record = CrystalRecord(**fields)
             if record.name in known:
                 kept[record.index] = record
         self.records = list(kept.values())
@@ -94,7 +101,7 @@ class RunFolder:
 
         texts = [(self.path / CIFS / f"{record.name}.cif").read_text() for record in self.records]
         frames = "".join(_frame(from_cif(t), r) for t, r in zip(texts, self.records, strict=True))
-        lines = "".join(json.dumps(asdict(record)) + "\n" for record in self.records)
+        lines = _log_lines(self.records, self.redrawn)
         replace_file(self.path / FRAMES, frames.encode())
         replace_file(self.path / LOG, lines.encode())
 
@@ -112,19 +119,28 @@ class RunFolder:
         """Positions of the crystals on disk."""
         return frozenset(record.index for record in self.records)
 
-    def add(self, crystals: CrystalBatch, indices: Sequence[int]) -> list[CrystalRecord]:
-        """Write crystals that are not there yet. Raises OutputError where the disk is full or not writable."""
-        from euhedral.crystal.convert import to_cif
+    def add(self, crystals: CrystalBatch, indices: Sequence[int], *, redrawn: int = 0) -> list[CrystalRecord]:
+        """Write crystals that are not there yet, and count draws that were thrown away for them.
+
+        Frames are those of the CIF files, in their orientation and with their digits, so that a run that was interrupted
+        and one that was not leave the same files.
+
+        Raises:
+            OutputError: where the disk is full or not writable.
+        """
+        from euhedral.crystal.convert import from_cif, to_cif
 
         missing = [k for k, index in enumerate(indices) if index not in self.written]
         fresh = crystals[missing]
         records = describe(fresh, [indices[k] for k in missing], self._symmetry)
         with refused_writes(self.path):
-            for crystal, record in zip(fresh, records, strict=True):
-                replace_file(self.path / CIFS / f"{record.name}.cif", to_cif(crystal, record.name).encode())
-            _append(self.path / FRAMES, "".join(_frame(c, r) for c, r in zip(fresh, records, strict=True)))
-            _append(self.path / LOG, "".join(json.dumps(asdict(record)) + "\n" for record in records))
+            texts = [to_cif(crystal, record.name) for crystal, record in zip(fresh, records, strict=True)]
+            for text, record in zip(texts, records, strict=True):
+                replace_file(self.path / CIFS / f"{record.name}.cif", text.encode())
+            _append(self.path / FRAMES, "".join(_frame(from_cif(t), r) for t, r in zip(texts, records, strict=True)))
+            _append(self.path / LOG, _log_lines(records, redrawn))
             self.records += records
+            self.redrawn += redrawn
             if time.time() - self._table_written > SECONDS_BETWEEN_TABLES:
                 self._write_table()
         return records
@@ -199,6 +215,12 @@ def _frame(crystal: CrystalBatch, record: CrystalRecord) -> str:
     text = io.StringIO()
     write(text, atoms, format="extxyz")
     return text.getvalue()
+
+
+def _log_lines(records: Sequence[CrystalRecord], redrawn: int) -> str:
+    """A line for each record, and one last for what was thrown away: where it is cut off, all of it is drawn again."""
+    lines: list[dict[str, Any]] = [asdict(record) for record in records]
+    return "".join(json.dumps(line) + "\n" for line in [*lines, *([{_REDRAWN: redrawn}] if redrawn else [])])
 
 
 def _whole_lines(file: Path) -> list[str]:

@@ -20,6 +20,9 @@ from euhedral.cli.split import leakage_command, split_command
 from euhedral.cli.train import finetune, train
 from euhedral.errors import EuhedralError
 
+INTERRUPTED = 130
+"""Exit code of Ctrl-C."""
+
 app = typer.Typer(
     help="Generate crystals that do not exist yet, and judge them.",
     no_args_is_help=True,
@@ -62,9 +65,10 @@ def main() -> None:
     except EuhedralError as error:
         print(f"euhedral: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("euhedral: interrupted; what was written is whole", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer makes this of Ctrl-C
+            print("euhedral: interrupted; what was written is whole", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -83,8 +83,13 @@ def generate(
     folder = out or free_folder(Path.cwd(), "crystals")
     asked = {**request.to_json(), "model": model, "weights": generator.digest, "batch": batch}
     with RunFolder(folder, json.loads(json.dumps(asked)), overwrite=overwrite, resume=resume) as run:
-        first, redrawn = _write_all(generator, request, run, console, batch=batch, started=started)
-        summary = _finish(generator, resolved, run, seconds=time.time() - started, first=first, redrawn=redrawn)
+        try:
+            first = _write_all(generator, request, run, console, batch=batch, started=started)
+        except KeyboardInterrupt:
+            told = f"{len(run.records)} of {n} crystals are in {folder}; the same command with --out {folder} --resume goes on"
+            print(f"euhedral: {told}", file=sys.stderr)
+            raise
+        summary = _finish(generator, resolved, run, seconds=time.time() - started, first=first)
     if not as_json:
         _print_table(console, run, summary)
     if screen:
@@ -123,13 +128,12 @@ def parse_atom_range(text: str | None) -> int | tuple[int, int] | None:
 
 def _write_all(
     generator: Generator, request: GenerationRequest, run: RunFolder, console: Console, *, batch: int, started: float
-) -> tuple[float | None, int]:
-    """Draw and write every crystal; returns the seconds until the first was on disk, and how many were drawn again."""
+) -> float | None:
+    """Draw and write every crystal; returns the seconds until the first was on disk."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     first: float | None = None
-    redrawn = 0
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("crystals", total=request.n, completed=len(run.written))
 
@@ -137,11 +141,10 @@ def _write_all(
             progress.console.print(f"memory ran out: going on with batches of {size}")
 
         for chunk in generator.stream(request, batch=batch, skip=run.written, on_halved=say_halved):
-            run.add(chunk.crystals, chunk.indices)
-            redrawn += chunk.redrawn
+            run.add(chunk.crystals, chunk.indices, redrawn=chunk.redrawn)
             first = first if first is not None else time.time() - started
             progress.update(task, completed=len(run.written))
-    return first, redrawn
+    return first
 
 
 def _finish(
@@ -151,11 +154,11 @@ def _finish(
     *,
     seconds: float,
     first: float | None,
-    redrawn: int,
 ) -> dict[str, Any]:
     """Verify the constraints on what is on disk, and write summary and gallery."""
     from euhedral.catalog.versions import versions
     from euhedral.sample.constraints import verify
+    from euhedral.sample.generate import OVERLAP
     from euhedral.web.run_gallery import write_run_gallery
 
     groups = [record.space_group for record in sorted(run.records, key=lambda record: record.index)]
@@ -163,7 +166,8 @@ def _finish(
     facts: dict[str, Any] = {
         "constraints": {name: share.to_json() for name, share in shares.items()},
         "space_group_method": "moyopy, symprec 0.1 Å, on the unrelaxed crystals; a requested space group is a soft condition",
-        "redrawn_for_overlapping_atoms": redrawn,
+        "redrawn_for_overlapping_atoms": run.redrawn,
+        "overlapping": sorted(record.index for record in run.records if not record.smallest_distance > OVERLAP),
         "seconds_total": round(seconds, 3),
         "seconds_to_first_crystal": None if first is None else round(first, 3),
         "device": str(generator.device),
@@ -198,6 +202,9 @@ def _print_table(console: Console, run: RunFolder, summary: dict[str, Any]) -> N
         console.print(f"... and {len(ordered) - ROWS_SHOWN} more in crystals.parquet")
     if again := summary["redrawn_for_overlapping_atoms"]:
         console.print(f"{again} {'draw' if again == 1 else 'draws'} thrown away for overlapping atoms")
+    if left := summary["overlapping"]:
+        shown = ", ".join(map(str, left[:10])) + (", ..." if len(left) > 10 else "")
+        console.print(f"{len(left)} of {len(run.records)} still have atoms within 0.5 Å of each other: {shown}")
     for name, share in summary["constraints"].items():
         console.print(f"{name}: {share['met']} of {share['total']} ({share['kind']})")
     for name, value in summary["request"]["properties"].items():

@@ -199,7 +199,7 @@ class JointFlow(GenerativeModel):
         for _ in range(options.candidates - 1):
             other = self._path(species, palette, self._asked(request, rng), request.steps, rng)
             error = self._selection_error(other, rng)
-            better = error < least
+            better = (error < least) | ~least.isfinite()
             least = torch.where(better, error, least)
             best = _Drawn(
                 frac=torch.where(better[:, None, None], other.frac, best.frac),
@@ -239,8 +239,11 @@ class JointFlow(GenerativeModel):
 
     def _selection_error(self, drawn: _Drawn, rng: torch.Generator) -> Tensor:
         options = self.config.sampling
-        draws = [self._denoising_error(drawn, options.selection_time, rng) for _ in range(options.selection_draws)]
-        return torch.stack(draws).mean(0)
+        known = replace(drawn, frac=drawn.frac.nan_to_num(0, 0, 0), lattice=drawn.lattice.nan_to_num(0, 0, 0))
+        draws = [self._denoising_error(known, options.selection_time, rng) for _ in range(options.selection_draws)]
+        # Conditions far from all data lead out of the numbers; such a candidate is never the better one.
+        finite = drawn.frac.isfinite().all(2).all(1) & drawn.lattice.isfinite().all(1)
+        return torch.where(finite, torch.stack(draws).mean(0), torch.inf)
 
     def _path(self, species: Tensor, palette: Palette, asked: _Asked, steps: int, rng: torch.Generator) -> _Drawn:
         """Integrate the flow from fresh noise, revealing species that are still masked on the way."""

@@ -28,6 +28,8 @@ WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 DEFAULT_BATCH = 64
 OVERLAP = 0.5
 """Distance in Å below which two atoms overlap: the bound of the field's structural validity (CDVAE)."""
+LARGEST_VOLUME = 1000.0
+"""Å³ an atom beyond which nothing holds together."""
 REDRAWS = 5
 """How often a crystal with overlapping atoms is drawn again before it is given as it is."""
 
@@ -60,7 +62,10 @@ class Generator:
         digest: SHA-256 of the weights.
         capabilities: what can be asked.
         device: where it runs.
+        source: name of shipped weights, or path of the checkpoint folder, that it was loaded from; None for another model.
     """
+
+    source: str | None = None
 
     def __init__(self, model: GenerativeModel, meta: Mapping[str, Any], *, digest: str = "", device: str = "auto"):
         self.device = pick_device(device)
@@ -74,7 +79,7 @@ class Generator:
         self.digest = digest
         self._symmetry = SymmetryWorker()
         try:
-            self.capabilities = Capabilities.from_meta(meta)
+            self.capabilities = Capabilities.from_meta(meta, config=getattr(model, "config", None))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint lacks the training statistics that requests need ({error!r})"
@@ -85,8 +90,11 @@ class Generator:
         """Load shipped weights by name or a checkpoint folder by path; see `euhedral.load`."""
         from euhedral.models.checkpoint import load_model
 
-        checkpoint = load_model(find_weights(name))
-        return cls(checkpoint.model, checkpoint.meta, digest=checkpoint.digest, device=device)
+        folder = find_weights(name)
+        checkpoint = load_model(folder)
+        made = cls(checkpoint.model, checkpoint.meta, digest=checkpoint.digest, device=device)
+        made.source = name if folder.parent == WEIGHTS_FOLDER else str(folder.absolute())
+        return made
 
     def generate(self, request: GenerationRequest | None = None, /, **fields: Any) -> CrystalBatch:
         """All crystals of a request, in order.
@@ -179,23 +187,29 @@ class Generator:
             if done.issuperset(planned.indices):
                 continue
             try:
-                yield self._draw(resolved, planned)
+                yield self.draw(resolved, planned)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or planned.size == 1:
+                if not out_of_memory(error) or planned.size == 1:
                     raise
                 first, second = halves(planned)
                 waiting += [second, first]
                 if on_halved is not None:
                     on_halved(first.size)
 
-    def _draw(self, resolved: ResolvedRequest, planned: PlannedBatch) -> Chunk:
-        """One batch; crystals whose atoms overlap are drawn again, with the seed's next numbers, a few times."""
+    def draw(self, resolved: ResolvedRequest, planned: PlannedBatch) -> Chunk:
+        """One batch of the plan of a request; crystals that are not sound are drawn again, with the seed's next numbers.
+
+        After `REDRAWS` times, those whose atoms still overlap are given as they are.
+
+        Raises:
+            RequestError: where numbers went out of range or crystals fell apart, as conditions far from all data make them.
+        """
         rng = torch.Generator().manual_seed(planned.seed)
         request, redrawn = sample_request(resolved, planned), 0
         with fast_precision(self.device):
             crystals = self.model.sample(request, rng=rng).to("cpu")
             for _ in range(REDRAWS):
-                bad = torch.nonzero(~(smallest_distance(crystals) > OVERLAP))[:, 0]
+                bad = torch.nonzero(~is_sound(crystals))[:, 0]
                 if not len(bad):
                     break
                 redrawn += len(bad)
@@ -203,6 +217,11 @@ class Generator:
                 place = torch.arange(len(crystals))
                 place[bad] = len(crystals) + torch.arange(len(bad))
                 crystals = CrystalBatch.concat([crystals, again])[place]
+        if not bool(holds_together(crystals).all()):
+            raise RequestError(
+                "what was asked for is so far from the training data that no crystals come of it: lower --guidance, or choose "
+                "targets that known crystals have"
+            )
         if resolved.request.idealize:
             crystals = self._onto_symmetry(crystals)
         return Chunk(indices=planned.indices, crystals=crystals, redrawn=redrawn)
@@ -213,6 +232,23 @@ class Generator:
         keep = (smallest_distance(symmetric) > OVERLAP) | ~(smallest_distance(crystals) > OVERLAP)
         place = torch.arange(len(crystals)) + len(crystals) * keep
         return CrystalBatch.concat([crystals, symmetric])[place]
+
+
+def holds_together(crystals: CrystalBatch) -> torch.Tensor:
+    """Whether all numbers are finite and the volume per atom is between 0.1 and `LARGEST_VOLUME` Å³, (crystals,)."""
+    owner = torch.repeat_interleave(torch.arange(len(crystals)), crystals.num_atoms)
+    finite = crystals.cell.isfinite().all(2).all(1)
+    finite = finite.index_fill(0, owner[~crystals.frac.isfinite().all(1)], False)
+    per_atom = crystals.volume / crystals.num_atoms
+    return finite & (per_atom > 0.1) & (per_atom < LARGEST_VOLUME)
+
+
+def is_sound(crystals: CrystalBatch) -> torch.Tensor:
+    """Whether crystals hold together and no two atoms are within `OVERLAP`, (crystals,)."""
+    sound = holds_together(crystals)
+    place = torch.nonzero(sound)[:, 0]
+    sound[place] = smallest_distance(crystals[place]) > OVERLAP
+    return sound
 
 
 def _equal_runs(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
@@ -282,7 +318,8 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was too small, which each library does in its own words."""
     text = str(error).lower()
     return (
         isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate" in text

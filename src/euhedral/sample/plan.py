@@ -40,14 +40,16 @@ class PlannedBatch:
 def plan(resolved: ResolvedRequest, *, crystals_per_batch: int) -> list[PlannedBatch]:
     """Share the crystals out over atom counts and cut them into batches, smallest cells first.
 
-    Formula units are shared out evenly by largest remainder; for de novo requests atom counts are drawn from the
-    training distribution with the request's seed. The plan depends on the request alone, so that a run can go on.
+    Each number of formula units gets the same share, the smaller ones what is left over; for de novo requests atom counts
+    are drawn from the training distribution with the request's seed. The plan depends on the request alone, so that a run
+    can go on.
     """
     counts = sorted(resolved.num_atoms)
-    weights = torch.tensor([resolved.num_atoms[c] for c in counts], dtype=torch.float64)
     if resolved.composition is not None:
-        shares = _apportion(weights, resolved.request.n)
+        each, left = divmod(resolved.request.n, len(counts))
+        shares = [each + (place < left) for place in range(len(counts))]
     else:
+        weights = torch.tensor([resolved.num_atoms[c] for c in counts], dtype=torch.float64)
         rng = torch.Generator().manual_seed(_mixed_seed(resolved.request.seed, 0))
         draws = torch.multinomial(weights, resolved.request.n, replacement=True, generator=rng)
         shares = torch.bincount(draws, minlength=len(counts)).tolist()
@@ -130,15 +132,6 @@ def _conditions(resolved: ResolvedRequest, size: int) -> Conditions:
     if resolved.required and not resolved.open_elements:
         conditions.chemical_system[:, sorted(resolved.required)] = True
     return conditions
-
-
-def _apportion(weights: torch.Tensor, total: int) -> list[int]:
-    """Whole shares of `total` in proportion to weights, by largest remainder."""
-    exact = weights / weights.sum() * total
-    shares = exact.floor().long()
-    order = (exact - shares).argsort(descending=True, stable=True)
-    shares[order[: total - int(shares.sum())]] += 1
-    return shares.tolist()
 
 
 def _mixed_seed(seed: int, stream: int) -> int:

@@ -13,6 +13,8 @@ from euhedral.errors import RequestError
 from euhedral.models.conditions import PROPERTIES
 
 MOST_CRYSTALS = 10_000_000
+FARTHEST = 10.0
+"""Standard deviations of a property in training that a target may be from its mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +69,14 @@ class Capabilities:
         num_atoms: how many training crystals have each atom count.
         num_atoms_by_space_group: the same within each space group.
         neutral_share: share of the training crystals that pass the charge-neutrality rule, None if not known.
+        property_scale: mean and standard deviation of properties in training, where the model knows them.
     """
 
     elements: frozenset[int]
     num_atoms: Mapping[int, int]
     num_atoms_by_space_group: Mapping[int, Mapping[int, int]]
     neutral_share: float | None = None
+    property_scale: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def max_atoms(self) -> int:
@@ -80,8 +84,8 @@ class Capabilities:
         return max(self.num_atoms)
 
     @classmethod
-    def from_meta(cls, meta: Mapping[str, Any]) -> Capabilities:
-        """Read from the `statistics` that training put in a checkpoint."""
+    def from_meta(cls, meta: Mapping[str, Any], *, config: Any = None) -> Capabilities:
+        """Read from the `statistics` that training put in a checkpoint, and from the model's config."""
         statistics = meta["statistics"]
         return cls(
             elements=frozenset(int(z) for z in statistics["elements"]),
@@ -90,6 +94,7 @@ class Capabilities:
                 int(g): {int(n): int(c) for n, c in counts.items()}
                 for g, counts in statistics["num_atoms_by_space_group"].items()
             },
+            property_scale=_property_scale(config),
             neutral_share=None if (share := statistics.get("neutral_share")) is None else float(share),
         )
 
@@ -125,6 +130,7 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
         RequestError: for anything that cannot be met, saying what to do.
     """
     _check_numbers(request)
+    _check_targets(request, capabilities)
     allowed = _palette(request, capabilities)
     composition, required, opens = None, frozenset[int](), 0
     if request.formula is not None:
@@ -195,6 +201,28 @@ def _check_numbers(request: GenerationRequest) -> None:
             raise RequestError(f"{name} cannot be negative (asked for {value})")
 
 
+def _check_targets(request: GenerationRequest, capabilities: Capabilities) -> None:
+    for name, value in request.properties.items():
+        if name not in capabilities.property_scale:
+            continue
+        mean, std = capabilities.property_scale[name]
+        if abs(value - mean) > FARTHEST * std:
+            raise RequestError(
+                f"{name} of {value:g} is far from all that the model was trained on ({mean:.3g} on average, with a standard "
+                f"deviation of {std:.3g}); ask for {_range_text(name, mean, std)}"
+            )
+
+
+def _range_text(name: str, mean: float, std: float) -> str:
+    low, high = mean - FARTHEST * std, mean + FARTHEST * std
+    return f"at most {high:.3g}" if name != "formation_energy_per_atom" else f"{low:.3g} to {high:.3g}"
+
+
+def _property_scale(config: Any) -> dict[str, tuple[float, float]]:
+    means, stds = getattr(config, "property_mean", ()), getattr(config, "property_std", ())
+    return {name: (float(m), float(s)) for name, m, s in zip(PROPERTIES, means, stds, strict=False) if s > 0}
+
+
 def _palette(request: GenerationRequest, capabilities: Capabilities) -> frozenset[int]:
     allowed = capabilities.elements
     if request.elements is not None:
@@ -243,8 +271,7 @@ def _atom_counts(
             f"{request.formula}{asked} does not fit: a formula unit has {unit} atoms and cells of {lowest} to {highest} "
             f"atoms were asked for (this model was trained on at most {capabilities.max_atoms})"
         )
-    # Add-one smoothing: every number of formula units that fits is tried.
-    return {size: float(weights.get(size, 0) + 1) for size in sizes}
+    return dict.fromkeys(sizes, 1.0)
 
 
 def _count_range(request: GenerationRequest, capabilities: Capabilities) -> tuple[int, int]:
