@@ -72,3 +72,35 @@ def test_space_group_brings_its_own_atom_counts() -> None:
 def test_requests_that_cannot_be_met(fields: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         resolve(GenerationRequest(**fields), CAN)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"n": "a"}, "n must be a whole number, not 'a'"),
+        ({"n": 2.5}, "n must be a whole number"),
+        ({"n": True}, "n must be a whole number"),
+        ({"seed": None}, "seed must be"),
+        ({"space_group": "Fm-3m"}, "space_group must be a whole number"),
+        ({"elements": ["Li", "O"]}, "elements must be a text such as 'Li,Mn,O'"),
+        ({"chemical_system": ["Li"]}, "chemical_system must be a text"),
+        ({"num_atoms": (1, "b")}, "num_atoms must be"),
+        ({"properties": {"band_gap": "x"}}, "the target of band_gap must be a number"),
+        ({"properties": "band_gap"}, "properties must be numbers by name"),
+        ({"formulas": "NaCl"}, "has no 'formulas', did you mean 'formula'"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(given: dict, word: str) -> None:
+    with pytest.raises(RequestError, match=word):
+        GenerationRequest.of(given)
+
+
+def test_targets_far_from_all_that_was_seen_are_refused() -> None:
+    class Config:
+        property_mean, property_std = (-1.3, 0.01, 0.8), (1.0, 0.02, 1.5)
+
+    seen = Capabilities.from_meta({"statistics": STATISTICS}, config=Config())
+    for name, value in (("band_gap", 1000.0), ("e_above_hull", 1.0), ("formation_energy_per_atom", 50.0)):
+        with pytest.raises(RequestError, match=f"{name} of .* is far from all .*ask for"):
+            resolve(GenerationRequest(properties={name: value}), seen)
+    resolve(GenerationRequest(properties={"band_gap": 8.0, "formation_energy_per_atom": -4}), seen)

@@ -35,8 +35,10 @@ def info(
     facts = store_facts(path) if is_store(path) else source_facts(path, limit_atoms)
     if as_json:
         sys.stdout.write(json.dumps(facts) + "\n")
-        return
-    _print_facts(_console(), facts)
+    else:
+        _print_facts(_console(), facts)
+    if not facts["crystals"] and facts.get("failed"):
+        raise DataError(f"nothing in '{path}' could be read as a crystal")
 
 
 @data_app.command("convert")

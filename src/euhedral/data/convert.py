@@ -199,7 +199,7 @@ def _check_arguments(out: Path, workers: int, reduce: str, overwrite: bool) -> N
     if out.is_dir():
         raise OutputError(f"'{out}' is a folder; give the name of a file to write, such as {out / 'crystals.arrow'}")
     if out.exists() and not overwrite:
-        raise OutputError(f"'{out}' exists already; choose another name or ask to overwrite it")
+        raise OutputError(f"'{out}' exists already; choose another name or overwrite it (--overwrite)")
 
 
 def _nothing_kept(tally: Tally, source: Path, report: Path) -> str:
@@ -220,8 +220,8 @@ def _publish(part: Path, out: Path, overwrite: bool) -> None:
     try:
         os.link(part, out)
     except FileExistsError as error:
-        raise OutputError(f"'{out}' exists already; choose another name or ask to overwrite it") from error
+        raise OutputError(f"'{out}' exists already; choose another name or overwrite it (--overwrite)") from error
     except OSError:  # a file system without hard links
         if out.exists():
-            raise OutputError(f"'{out}' exists already; choose another name or ask to overwrite it") from None
+            raise OutputError(f"'{out}' exists already; choose another name or overwrite it (--overwrite)") from None
         os.rename(part, out)

@@ -106,7 +106,8 @@ class Generator:
         Raises:
             RequestError: where the request cannot be met.
         """
-        chunks = sorted(self.stream(request or GenerationRequest(**fields)), key=lambda chunk: chunk.indices.start)
+        asked = GenerationRequest.of(fields) if request is None else request
+        chunks = sorted(self.stream(asked), key=lambda chunk: chunk.indices.start)
         return CrystalBatch.concat([chunk.crystals for chunk in chunks])
 
     def predict(

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
+from euhedral.config import nearest
 from euhedral.crystal.elements import SYMBOLS
 from euhedral.crystal.formula import parse_chemical_system, parse_elements, parse_formula, reduced
 from euhedral.errors import RequestError
 from euhedral.models.conditions import PROPERTIES
 
+_EXAMPLES = {
+    "formula": "'LiMnO2'",
+    "chemical_system": "'Li-Mn-O'",
+    "elements": "'Li,Mn,O'",
+    "exclude_elements": "'Pb,Cd'",
+}
 MOST_CRYSTALS = 10_000_000
 FARTHEST = 10.0
 """Standard deviations of a property in training that a target may be from its mean."""
@@ -55,9 +63,40 @@ class GenerationRequest:
     steps: int = 7
     seed: int = 0
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> GenerationRequest:
+        """A request from fields by name. Raises RequestError for a field that is none, naming the nearest."""
+        known = [one.name for one in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise RequestError(f"a request has no {name!r}{nearest(name, known)}; it has {', '.join(known)}")
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        for name in ("n", "steps", "seed"):
+            _refuse_type(name, getattr(self, name), Integral, "a whole number")
+        for name in ("z", "space_group"):
+            _refuse_type(name, getattr(self, name), Integral | None, "a whole number")
+        _refuse_type("guidance", self.guidance, Real, "a number")
+        for name in ("formula", "chemical_system", "elements", "exclude_elements"):
+            _refuse_type(name, getattr(self, name), str | None, "a text such as " + _EXAMPLES[name])
+        for limit in self.num_atoms if isinstance(self.num_atoms, tuple) else (self.num_atoms,):
+            _refuse_type("num_atoms", limit, Integral | None, "a whole number or two of them")
+        if not isinstance(self.properties, Mapping):
+            raise RequestError(
+                f"properties must be numbers by name, such as {{'band_gap': 2.0}}, not {self.properties!r}"
+            )
+        for name, value in self.properties.items():
+            _refuse_type(f"the target of {name}", value, Real, "a number")
+
     def to_json(self) -> dict[str, Any]:
         """The request as plain values."""
         return {**asdict(self), "properties": dict(self.properties)}
+
+
+def _refuse_type(name: str, value: object, wanted: Any, expected: str) -> None:
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise RequestError(f"{name} must be {expected}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
