@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from euhedral.catalog.dask_spread import DaskSpread
 from euhedral.catalog.executors import DaskExecutor, Executor, InProcess, Tell
 from euhedral.errors import ConfigError
 
@@ -54,6 +55,14 @@ def open_executor(cluster: str | None, *, workers: int = 0, tell: Tell | None = 
         else:
             client = _connected(cluster)
         yield DaskExecutor(stack.enter_context(client), tell=tell)
+
+
+@contextlib.contextmanager
+def open_spread(cluster: str, *, workers: int = 0, tell: Tell | None = None) -> Iterator[DaskSpread]:
+    """Where batches of a request are drawn; arguments and errors as of `open_executor`."""
+    with open_executor(cluster, workers=workers, tell=tell) as executor:
+        assert isinstance(executor, DaskExecutor)
+        yield DaskSpread(executor.client, tell=tell)
 
 
 def local_cluster(workers: int = 0) -> LocalCluster:

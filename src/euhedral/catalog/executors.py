@@ -74,17 +74,17 @@ class DaskExecutor:
     """The workers of a Dask cluster.
 
     Args:
-        client: connected to its scheduler.
+        client: connected to its scheduler; an attribute too.
         tell: gets what a user should know meanwhile: that there are no workers, that a worker hangs.
     """
 
     def __init__(self, client: Client, *, tell: Tell | None = None) -> None:
-        self._client = client
+        self.client = client
         self._tell: Tell = tell or (lambda _: None)
 
     def run(self, stage: Stage, source: Source) -> Generator[list[StageRecord], None, None]:
         """See `Executor`."""
-        flight = _Flight(self._client, stage, source, self._tell)
+        flight = _Flight(self.client, stage, source, self._tell)
         flight.check_workers()
         try:
             while flight.send():

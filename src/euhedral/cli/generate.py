@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from euhedral.catalog.run_folder import RunFolder
     from euhedral.sample.generate import Generator
     from euhedral.sample.request import GenerationRequest, ResolvedRequest
+    from euhedral.sample.spread import Spread
 
 ROWS_SHOWN = 40
 
@@ -43,6 +46,8 @@ def generate(
     resume: options.Resume = False,
     batch: options.Batch = 64,
     device: options.Device = "auto",
+    workers: options.Workers = None,
+    cluster: options.Cluster = None,
     screen: options.Screen = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -84,7 +89,8 @@ def generate(
     asked = {**request.to_json(), "model": model, "weights": generator.digest, "batch": batch}
     with RunFolder(folder, json.loads(json.dumps(asked)), overwrite=overwrite, resume=resume) as run:
         try:
-            first = _write_all(generator, request, run, console, batch=batch, started=started)
+            with _opened_spread(generator, n - len(run.records), workers, cluster, console) as spread:
+                first = _write_all(generator, request, run, console, batch=batch, started=started, spread=spread)
         except KeyboardInterrupt:
             told = f"{len(run.records)} of {n} crystals are in {folder}; the same command with --out {folder} --resume goes on"
             print(f"euhedral: {told}", file=sys.stderr)
@@ -126,11 +132,40 @@ def parse_atom_range(text: str | None) -> int | tuple[int, int] | None:
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
+@contextlib.contextmanager
+def _opened_spread(
+    generator: Generator, left: int, workers: int | None, cluster: str | None, console: Console
+) -> Iterator[Spread | None]:
+    """Processes that draw what is left, here or on a cluster; None for this process."""
+    from euhedral.sample.spread import Processes, processes_for
+
+    if cluster is None:
+        count = processes_for(generator, left, workers)
+        yield Processes(count) if count else None
+        return
+    from euhedral.catalog.cluster import open_spread
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    with open_spread(cluster, workers=workers or 0, tell=tell) as spread:
+        yield spread
+
+
 def _write_all(
-    generator: Generator, request: GenerationRequest, run: RunFolder, console: Console, *, batch: int, started: float
+    generator: Generator,
+    request: GenerationRequest,
+    run: RunFolder,
+    console: Console,
+    *,
+    batch: int,
+    started: float,
+    spread: Spread | None,
 ) -> float | None:
     """Draw and write every crystal; returns the seconds until the first was on disk."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from euhedral.sample.spread import stream_spread
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     first: float | None = None
@@ -140,7 +175,12 @@ def _write_all(
         def say_halved(size: int) -> None:
             progress.console.print(f"memory ran out: going on with batches of {size}")
 
-        for chunk in generator.stream(request, batch=batch, skip=run.written, on_halved=say_halved):
+        options = {"batch": batch, "skip": run.written, "on_halved": say_halved}
+        if spread is None:
+            chunks = generator.stream(request, **options)
+        else:
+            chunks = stream_spread(generator, request, spread, **options)
+        for chunk in chunks:
             run.add(chunk.crystals, chunk.indices, redrawn=chunk.redrawn)
             first = first if first is not None else time.time() - started
             progress.update(task, completed=len(run.written))

@@ -44,6 +44,20 @@ Overwrite = Annotated[bool, typer.Option(help="Replace an earlier run in --out."
 Resume = Annotated[bool, typer.Option(help="Go on with an interrupted run in --out.")]
 Batch = Annotated[int, typer.Option(help="Crystals at once; halved when memory runs out.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes; where not given one a core, for many crystals on a CPU. With --cluster slurm those to ask for.",
+        min=1,
+        show_default=False,
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="Where crystals are drawn: a Dask scheduler (tcp://host:8786), local or slurm.", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
 Screen = Annotated[
     bool, typer.Option("--screen", help="Screen them too, as `euhedral screen OUT --out OUT/screen` does by default.")
