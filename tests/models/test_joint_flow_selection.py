@@ -60,6 +60,18 @@ def test_each_crystal_keeps_the_better_of_its_own_candidates(monkeypatch: pytest
     assert torch.equal(batch.species, TARGET.species)
 
 
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_candidate_that_left_the_numbers_is_never_the_better_one(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    model = model_with(PointOracle(TARGET, keep_mean=False), candidates=3, species_lead=0.0)
+    right = drawn_of(model, TARGET)
+    lost = _Drawn(frac=right.frac * torch.nan, lattice=right.lattice + torch.inf, species=right.species)
+    candidates = [right, right, right]
+    candidates[place] = lost
+    waiting = iter(candidates)
+    monkeypatch.setattr(model, "_path", lambda *_: next(waiting))
+    torch.testing.assert_close(model.sample(given(TARGET), rng=rng()).frac, TARGET.frac)
+
+
 @pytest.mark.parametrize(("candidates", "draws"), [(1, 5), (2, 1), (3, 2)])
 def test_evaluations(candidates: int, draws: int) -> None:
     oracle = PointOracle(TARGET)

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import smallest_distance
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.sample.constraints import verify
-from euhedral.sample.generate import REDRAWS, Generator, find_weights, pick_device
+from euhedral.sample.generate import REDRAWS, Generator, find_weights, holds_together, is_sound, pick_device
 from euhedral.sample.request import GenerationRequest
 
 
@@ -105,6 +106,33 @@ def test_overlapping_atoms_are_drawn_again_and_nothing_else(
     (chunk,) = tiny_generator.stream(request)
     assert len(chunk.crystals) == 8
     assert asked == [8] * (1 + REDRAWS)
+
+
+def _cubes(*edges: float) -> CrystalBatch:
+    """Two atoms, half an edge apart along each axis."""
+    frac = torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]])
+    return CrystalBatch.from_crystals([(edge * torch.eye(3), frac, torch.tensor([11, 17])) for edge in edges])
+
+
+def test_crystals_that_fell_apart_or_collapsed_are_not_sound() -> None:
+    crystals = _cubes(4.0, 0.55, 0.3, 13.0, 3e4)
+    assert holds_together(crystals).tolist() == [True, False, False, False, False]
+    crystals = _cubes(4.0, 4.0, 4.0, 0.65)
+    crystals.cell[1, 0, 0] = torch.nan
+    crystals.frac[4, 2] = torch.inf
+    assert holds_together(crystals).tolist() == [True, False, False, True]
+    squeezed = CrystalBatch.from_crystals(
+        [(4 * torch.eye(3), torch.tensor([[0.0, 0, 0], [0.1, 0, 0]]), torch.tensor([11, 17]))]
+    )
+    assert is_sound(CrystalBatch.concat([_cubes(4.0), squeezed])).tolist() == [True, False]
+
+
+def test_a_request_of_which_no_crystals_come_is_told(
+    tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(tiny_generator.model), "sample", lambda *_, **__: _cubes(3e4))
+    with pytest.raises(RequestError, match="no crystals come of it: lower --guidance"):
+        tiny_generator.generate(formula="NaCl", z=1, n=1)
 
 
 def test_other_errors_are_not_taken_for_memory(tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,20 +49,20 @@ class RunFolder:
     def _open_files(self, *, overwrite: bool, resume: bool) -> None:
         with refused_writes(self.path):
             used = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            if used and not (self.path / SUMMARY).is_file():
+                raise OutputError(f"{self.path} exists and is no Euhedral run (no {SUMMARY} in it); choose another --out")
             if used and not (overwrite or resume):
                 raise OutputError(
                     f"{self.path} exists and is not empty; choose another --out, or pass --overwrite or --resume"
                 )
             if used and overwrite:
                 self._remove_own_files()
-            (self.path / CIFS).mkdir(parents=True, exist_ok=True)
             if used and resume:
                 self._read_back()
+            (self.path / CIFS).mkdir(parents=True, exist_ok=True)
             self._write_summary({}, "running")
 
     def _remove_own_files(self) -> None:
-        if not (self.path / SUMMARY).is_file():
-            raise OutputError(f"{self.path} is not an Euhedral run (no {SUMMARY} in it), so it is not overwritten")
         for name in (SUMMARY, TABLE, FRAMES, LOG, "index.html"):
             (self.path / name).unlink(missing_ok=True)
         for file in (self.path / CIFS).glob("*.cif"):
@@ -71,8 +71,6 @@ class RunFolder:
     def _read_back(self) -> None:
         """Take up an interrupted run: keep the crystals whose record and CIF are both whole."""
         summary = self.path / SUMMARY
-        if not summary.is_file():
-            raise OutputError(f"{self.path} holds no {SUMMARY}, so there is no run to go on with")
         try:
             before = json.loads(summary.read_text())["request"]
         except (ValueError, KeyError, TypeError) as error:

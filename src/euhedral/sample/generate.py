@@ -291,7 +291,7 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise RequestError(f"device {name!r} cannot be used here ({reason}); use auto or cpu") from None
     return device
 
