@@ -41,7 +41,7 @@ def test_says_what_chgnet_says(weights: str):
 
     crystals = _crystals()
     theirs = CHGNet.load(model_name=weights, use_device="cpu", verbose=False)
-    expected = theirs.predict_structure(crystals.to_pymatgen(), task="efs")
+    expected = theirs.predict_structure(crystals.to_pymatgen(), task="efsm")
     said = ChgnetPotential(weights).predict(crystals)
     assert said.reasons == (None,) * len(crystals)
     energies = torch.tensor([float(one["e"]) for one in expected], dtype=torch.float64)
@@ -49,6 +49,9 @@ def test_says_what_chgnet_says(weights: str):
     # Single precision of theirs, whose derivatives of collinear angles lose digits: relative to the largest.
     forces = torch.tensor(np.concatenate([one["f"] for one in expected]), dtype=torch.float64)
     assert torch.allclose(said.forces, forces, rtol=0, atol=1e-5 * max(1.0, float(forces.abs().max())))
+    for crystal, one in zip(crystals, expected, strict=True):
+        moments = ChgnetPotential(weights).moments(crystal)
+        assert torch.allclose(moments, torch.tensor(one["m"], dtype=torch.float64), rtol=0, atol=1e-5)
     stresses = torch.tensor(np.stack([one["s"] for one in expected]), dtype=torch.float64)
     assert torch.allclose(said.stress_gpa, stresses, rtol=0, atol=1e-5 * max(1.0, float(stresses.abs().max())))
 

@@ -134,6 +134,8 @@ def test_files_can_be_read_by_the_programs_that_they_are_for(tmp_path: Path):
         ("thermal", {"strain_step": 1e-4}, "strains must end between"),
         ("thermal", {"temperature": 0}, "temperature must be"),
         ("thermal", {"degree": 7}, "degree must be"),
+        ("magnetism", {"calculator": "emt"}, "no calculator is called"),
+        ("magnetism", {"max_seconds": -1}, "max_seconds must be above 0"),
         ("diffraction", {"wavelength": "CuKz"}, "no X-ray line is called"),
         ("diffraction", {"wavelength": 0}, "a wavelength must be"),
         ("diffraction", {"smallest_angle": 100}, "angles must rise"),
@@ -145,6 +147,30 @@ def test_files_can_be_read_by_the_programs_that_they_are_for(tmp_path: Path):
 def test_settings_out_of_range(name: str, settings: dict, word: str):
     with pytest.raises(ConfigError, match=word):
         stages.make(name, settings)
+
+
+def test_moments_are_those_of_the_potential_or_their_lack_is_told():
+    iron = CrystalBatch.from_crystals(
+        [
+            (
+                2.85 * torch.eye(3, dtype=torch.float64),
+                torch.tensor([[0, 0, 0], [0.5, 0.5, 0.5]]).double(),
+                torch.tensor([26, 26]),
+            )
+        ]
+    )
+    (found,) = _run("magnetism", iron, calculator="chgnet")
+    assert found.outcome == "passed" and not found.files
+    assert found.values["magnetic_moment"] == pytest.approx(2.2, abs=0.3)  # measured: 2.2
+    assert found.values["largest_moment"] == pytest.approx(found.values["magnetic_moment"], rel=1e-3)
+    for calculator in (WELL, "ase.calculators.emt:EMT"):
+        (none,) = _run("magnetism", _face_centered(), calculator=calculator)
+        assert none.outcome == "failed" and "gives no magnetic moments" in (none.reason or "")
+    curium = CrystalBatch.from_crystals(
+        [(9 * torch.eye(3, dtype=torch.float64), torch.zeros(1, 3).double(), torch.tensor([96]))]
+    )
+    (unknown,) = _run("magnetism", curium, calculator="chgnet")
+    assert unknown.outcome == "failed" and "CHGNet knows the elements" in (unknown.reason or "")
 
 
 @pytest.mark.parametrize("name", ["phonons", "thermal"])

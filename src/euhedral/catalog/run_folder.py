@@ -50,7 +50,9 @@ class RunFolder:
         with refused_writes(self.path):
             used = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
             if used and not (self.path / SUMMARY).is_file():
-                raise OutputError(f"{self.path} exists and is no Euhedral run (no {SUMMARY} in it); choose another --out")
+                raise OutputError(
+                    f"{self.path} exists and is no Euhedral run (no {SUMMARY} in it); choose another --out"
+                )
             if used and not (overwrite or resume):
                 raise OutputError(
                     f"{self.path} exists and is not empty; choose another --out, or pass --overwrite or --resume"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from euhedral.crystal.convert import to_ase
-from euhedral.errors import ConfigError, EuhedralError
+from euhedral.errors import ConfigError, CrystalError, EuhedralError
 from euhedral.screen.chgnet_potential import WEIGHTS, ChgnetPotential
 from euhedral.screen.potential import EV_PER_A3_IN_GPA, Potential, Prediction
 
@@ -53,6 +53,22 @@ class AsePotential:
             stress_gpa=torch.stack(stresses) if stresses else torch.zeros(0, 3, 3, dtype=torch.float64),
             reasons=tuple(reasons),
         )
+
+    def moments(self, crystal: CrystalBatch) -> torch.Tensor:
+        """Sizes of the magnetic moments of one crystal's atoms in Bohr magnetons, float64, (atoms,).
+
+        Raises:
+            CrystalError: where the calculator gives none.
+        """
+        from ase.calculators.calculator import PropertyNotImplementedError
+
+        (atoms,) = to_ase(crystal)
+        atoms.calc = self.calculator
+        try:
+            moments = torch.as_tensor(atoms.get_magnetic_moments(), dtype=torch.float64)
+        except (PropertyNotImplementedError, RuntimeError, AttributeError) as error:
+            raise CrystalError(f"{self.name} gives no magnetic moments: {error}") from error
+        return (moments if moments.ndim == 1 else moments.norm(dim=1)).abs()
 
     def _of_crystal(self, crystal: CrystalBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         from ase.calculators.calculator import PropertyNotImplementedError

@@ -146,6 +146,7 @@ class ChgnetNetwork:
         self.atom_out = [weights[f"atom_conv_layers.{k}.mlp_out.layers.1.weight"].T for k in range(4)]
         self.bond_out = [weights[f"bond_conv_layers.{k}.mlp_out.layers.1.weight"].T for k in range(3)]
         self.norm = weights["readout_norm.weight"], weights["readout_norm.bias"]
+        self.site = weights["site_wise.weight"], weights["site_wise.bias"]
         self.readout = [(weights[f"mlp.layers.{k}.weight"], weights[f"mlp.layers.{k}.bias"]) for k in (0, 2, 4, 7)]
 
     def energy_and_gradient(self, graph: BondGraph) -> tuple[Float[Tensor, " atoms"], Float[Tensor, "bonds 3"]]:
@@ -156,7 +157,19 @@ class ChgnetNetwork:
             (gradient,) = torch.autograd.grad(energy.sum(), vectors)
         return energy.detach(), gradient
 
+    @torch.no_grad()
+    def moments(self, graph: BondGraph) -> Float[Tensor, " atoms"]:
+        """Size of the magnetic moment of each atom in Bohr magnetons, float64."""
+        return F.linear(self._atoms(graph, graph.vectors, layers=3), *self.site).flatten().abs().double()
+
     def _energy(self, graph: BondGraph, vectors: Tensor) -> Tensor:
+        hidden = F.layer_norm(self._atoms(graph, vectors, layers=4), (_WIDTH,), *self.norm)
+        for linear in self.readout[:-1]:
+            hidden = F.silu(F.linear(hidden, *linear))
+        return F.linear(hidden, *self.readout[-1]).flatten().double() + self.reference[graph.species - 1]
+
+    def _atoms(self, graph: BondGraph, vectors: Tensor, *, layers: int) -> Tensor:
+        """Features of atoms after so many layers, (atoms, 64)."""
         lengths = vectors.square().sum(1).sqrt()
         basis = _bessel(lengths, self.atom_waves, ATOM_CUTOFF)
         near_basis = _bessel(lengths[: graph.short], self.bond_waves, ANGLE_CUTOFF)
@@ -165,7 +178,7 @@ class ChgnetNetwork:
         weight, angle_weight = basis @ self.message_weight, near_basis @ self.angle_weight
         angles = self._angles(graph, vectors, lengths)
         centre, other = torch.cat([graph.first, graph.second]), torch.cat([graph.second, graph.first])
-        for k, layer in enumerate(self.atom_layers):
+        for k, layer in enumerate(self.atom_layers[:layers]):
             of_bond = torch.cat([near, far]) @ layer.parts[1]
             summed = layer.first(atoms, 0).index_select(0, centre)
             summed += (atoms @ layer.parts[2]).index_select(0, other)
@@ -176,10 +189,7 @@ class ChgnetNetwork:
                 near = near + self._bond_update(k, graph, atoms, near, angles, angle_weight)
                 if k < len(self.angle_layers):
                     angles = angles + self._on_angles(self.angle_layers[k], graph, atoms, near, angles)
-        hidden = F.layer_norm(atoms, (_WIDTH,), *self.norm)
-        for linear in self.readout[:-1]:
-            hidden = F.silu(F.linear(hidden, *linear))
-        return F.linear(hidden, *self.readout[-1]).flatten().double() + self.reference[graph.species - 1]
+        return atoms
 
     def _angles(self, graph: BondGraph, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Features of each angle to begin with, (angles, 64)."""

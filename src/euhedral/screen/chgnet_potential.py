@@ -93,6 +93,18 @@ class ChgnetPotential:
                 energy[i], reasons[i] = torch.nan, f"an atom has no other within {ATOM_CUTOFF:g} Å"
         return Prediction(energy_per_atom=energy, forces=forces, stress_gpa=stress, reasons=tuple(reasons))
 
+    def moments(self, crystal: CrystalBatch) -> Tensor:
+        """Sizes of the magnetic moments of one crystal's atoms in Bohr magnetons, float64, (atoms,).
+
+        Raises:
+            CrystalError: why it has none; as for energies.
+        """
+        one = crystal.to(torch.float64).to("cpu")
+        bonds, reason = self._bonds_of(one, None)
+        if bonds is None:
+            raise CrystalError(str(reason))
+        return self.network.moments(make_graph(*(part.to(self._device) for part in _joined(one, [bonds])))).cpu()
+
     def _bonds_of(self, crystal: CrystalBatch, key: Hashable | None) -> tuple[Bonds | None, str | None]:
         """The crystal's bonds, as kept or found now, or the reason why there are none."""
         frac, cell, species = crystal.frac, crystal.cell[0], crystal.species

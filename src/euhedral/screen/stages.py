@@ -20,6 +20,10 @@ STAGES: Table = {
     "relax": ("euhedral.screen.relax_stage:RelaxStageConfig", "euhedral.screen.relax_stage:RelaxStage"),
     "hull": ("euhedral.screen.hull_stage:HullConfig", "euhedral.screen.hull_stage:HullStage"),
     "novelty": ("euhedral.screen.novelty_stage:NoveltyConfig", "euhedral.screen.novelty_stage:NoveltyStage"),
+    "magnetism": (
+        "euhedral.screen.magnetism_stage:MagnetismStageConfig",
+        "euhedral.screen.magnetism_stage:MagnetismStage",
+    ),
     "phonons": ("euhedral.screen.phonons_stage:PhononsStageConfig", "euhedral.screen.phonons_stage:PhononsStage"),
     "elastic": ("euhedral.screen.elastic_stage:ElasticStageConfig", "euhedral.screen.elastic_stage:ElasticStage"),
     "equation_of_state": (
