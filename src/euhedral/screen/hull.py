@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 SYSTEMS_KEPT = 20_000
 """Chemical systems whose hulls are kept, a few kB each; the one not asked for longest goes first."""
+ON_HULL = 1e-6
+"""Energy above the hull in eV/atom up to which an entry is on it; what is left of rounding."""
 _ENUMERATED = 8
 """Up to this many elements all subsystems are looked up, beyond it all entries' systems are gone through."""
 
@@ -91,6 +93,7 @@ class Hull:
         self.reference = reference
         self._by_elements = _by_elements(reference)
         self._system = lru_cache(maxsize=SYSTEMS_KEPT)(self._build)
+        self._stable: dict[tuple[int, ...], list[int]] = {}
         self._formula = lru_cache(maxsize=None)(reference.formula)
 
     def __reduce__(self) -> tuple[type[Hull], tuple[HullReference]]:
@@ -156,6 +159,26 @@ class Hull:
 
         return self.above_hull(composition_counts(batch), energies, method=method, allow_other_model=allow_other_model)
 
+    def stable(self, elements: Iterable[int]) -> list[int]:
+        """Entries of the reference that are on the hull, of all systems within a chemical system.
+
+        Args:
+            elements: atomic numbers; those without an entry of their own have no compounds here.
+        """
+        known = sorted(set(elements) & self.reference.elements)
+        found: list[int] = []
+        for subset in self._subsystems(tuple(known)):
+            if subset not in self._stable:
+                members = self._by_elements[subset][0].tolist()
+                above = self.above_hull(
+                    [self.reference.compositions[entry] for entry in members],
+                    self.reference.energies[members],
+                    method=self.reference.method,
+                ).e_above_hull
+                self._stable[subset] = [entry for entry, e in zip(members, above, strict=True) if e <= ON_HULL]
+            found += self._stable[subset]
+        return found
+
     def _missing(self, composition: Composition) -> str | None:
         symbols = [SYMBOLS[z] for z, _ in composition if z not in self.reference.elements]
         if not symbols:
@@ -177,13 +200,16 @@ class Hull:
         )
         return formation - lowest, formation, products
 
-    def _build(self, elements: tuple[int, ...]) -> tuple[NDArray[np.intp], LowerHull]:
-        """Entries of the reference in a chemical system, and its hull over them."""
+    def _subsystems(self, elements: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Sets of elements within a chemical system that the reference has entries of."""
         if len(elements) <= _ENUMERATED:
             subsets = (subset for size in range(1, len(elements) + 1) for subset in combinations(elements, size))
-            systems = [subset for subset in subsets if subset in self._by_elements]
-        else:
-            systems = [subset for subset in self._by_elements if set(subset) <= set(elements)]
+            return [subset for subset in subsets if subset in self._by_elements]
+        return [subset for subset in self._by_elements if set(subset) <= set(elements)]
+
+    def _build(self, elements: tuple[int, ...]) -> tuple[NDArray[np.intp], LowerHull]:
+        """Entries of the reference in a chemical system, and its hull over them."""
+        systems = self._subsystems(elements)
         entries = np.concatenate([self._by_elements[subset][0] for subset in systems])
         fractions = np.zeros((len(entries), len(elements)))
         column = {z: i for i, z in enumerate(elements)}
