@@ -1,0 +1,315 @@
+"""Precursors for a target: reactions of simple phases on the hull, held against what else the same phases could form.
+
+For every set of precursors that balances with the gases allowed,
+
+    driving force = -(energy of the products - energy of the reactants) / (atoms of one side),
+    margin        = driving force - max(0, highest driving force of a competing phase),
+
+where a competing phase is any other phase on the hull that the same precursors (all or some of them) and the same gases of the
+reaction can form, each driving force per atom of its own reaction. Reactions that release energy come first, and of these
+the one of largest margin: selectivity over the most stable by-product, as in the ranking of Aykol, Montoya and Hummelshøj
+(J. Am. Chem. Soc. 143, 9244, 2021), whose energies are likewise those of a hull, and in reaction networks (McDermott,
+Dwaraknath and Persson, Nat. Commun. 12, 3097, 2021). Nucleation barriers, of which the former estimates the structural
+part, are not in it.
+
+All energies are at 0 K: no temperature, no entropy of gases, no kinetics. A route is a suggestion of what to look at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from euhedral.crystal.elements import ATOMIC_NUMBERS, SYMBOLS
+from euhedral.crystal.formula import parse_formula
+from euhedral.errors import ConfigError, DataError, RequestError
+from euhedral.evaluate.validity import content_validity
+from euhedral.screen.hull import Hull
+from euhedral.screen.method import EnergyMethod, check_same_method
+from euhedral.screen.reactions import Reaction, Substance, make_reaction
+from euhedral.screen.reference import Composition, formula_of, reduced_composition
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GASES = ("O2", "CO2", "N2", "H2O")
+CAVEAT = "0 K energies: no temperature, no entropy of gases, no kinetics"
+_AT_ONCE = 20_000
+_TINY = 1e-8
+
+
+def _numbers(symbols: str) -> frozenset[int]:
+    return frozenset(ATOMIC_NUMBERS[symbol] for symbol in symbols.split())
+
+
+_CARBON, _HYDROGEN, _OXYGEN, _NITROGEN, _FLUORINE = (ATOMIC_NUMBERS[symbol] for symbol in ("C", "H", "O", "N", "F"))
+_NO_SOLID = _numbers("H He N O F Ne Cl Ar Kr Xe Rn")
+"""Elements that are not weighed in as such."""
+_ANIONS = _numbers("C N O F P S Cl As Se Br Te I")
+_VOLATILE = _numbers("H C N O F S Cl")
+"""Binary phases of two of these are gases or liquids."""
+_BURNT = _numbers("C P As")
+"""Not anions where the target has oxygen: phosphides are not burnt to phosphates."""
+_MIXED_VALENCE = ("Mn3O4", "Fe3O4", "Co3O4", "Pb3O4", "U3O8", "Pr6O11", "Tb4O7")
+"""Oxides on sale whose metal has two oxidation states; other binary phases balance with one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecursorConfig:
+    """Which reactions are looked at.
+
+    Attributes:
+        most_precursors: of a reaction, gases not counted, 1 to 4.
+        gases: that may be taken or released, by formula; those that the reference does not have are left out.
+        kept: routes that are given, the best ones.
+
+    Raises:
+        ConfigError: on a value out of range or a gas that is no formula.
+    """
+
+    most_precursors: int = 3
+    gases: tuple[str, ...] = GASES
+    kept: int = 5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.most_precursors <= 4:
+            raise ConfigError(f"most_precursors must be 1 to 4, not {self.most_precursors}")
+        if self.kept < 1:
+            raise ConfigError(f"kept must be at least 1, not {self.kept}")
+        for gas in self.gases:
+            try:
+                parse_formula(gas)
+            except RequestError as error:
+                raise ConfigError(f"gases: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Competitor:
+    """A phase that the same precursors could form instead.
+
+    Attributes:
+        formula: reduced.
+        id: of the entry in the reference.
+        driving_force: eV per atom of one side of its reaction.
+    """
+
+    formula: str
+    id: str
+    driving_force: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A reaction to the target and what competes with it.
+
+    Attributes:
+        reaction: balanced.
+        competing: phases with a driving force, the highest first.
+    """
+
+    reaction: Reaction
+    competing: tuple[Competitor, ...]
+
+    @property
+    def driving_force(self) -> float:
+        """eV per atom of one side; negative where energy has to be put in."""
+        return -self.reaction.energy
+
+    @property
+    def competing_driving_force(self) -> float:
+        """That of the best competing phase, 0 where none has one."""
+        return self.competing[0].driving_force if self.competing else 0.0
+
+    @property
+    def margin(self) -> float:
+        """Driving force less that of the best competing phase, eV/atom."""
+        return self.driving_force - self.competing_driving_force
+
+
+def find_routes(
+    composition: Mapping[int, float] | Composition,
+    energy: float,
+    hull: Hull,
+    *,
+    method: EnergyMethod,
+    config: PrecursorConfig | None = None,
+    allow_other_model: bool = False,
+) -> tuple[Route, ...]:
+    """The best routes to a target, the best first; empty where no set of precursors balances.
+
+    Precursors are phases on the hull: solid elements, and binary phases with an anion that one oxidation state an element
+    makes neutral (or of `_MIXED_VALENCE`), of the target's elements; for targets with oxygen also carbonates and hydroxides
+    of its metals. A phase of the target's own composition is neither a precursor nor a competitor: the energy above the
+    hull tells of it.
+
+    Args:
+        composition: of the target, amounts by atomic number.
+        energy: of the target, eV/atom.
+        hull: of the reference that the energies of all others are from.
+        method: of the target's energy.
+        config: as by default where not given.
+        allow_other_model: as of `Hull.above_hull`.
+
+    Raises:
+        DataError: on a composition that is none, an energy that is no number, or an element that the reference lacks.
+        MismatchError: where the target's energy is of another method than the reference.
+    """
+    check_same_method(method, hull.reference.method, allow_other_model=allow_other_model)
+    config = config or PrecursorConfig()
+    reduced = reduced_composition(composition)
+    if not np.isfinite(energy):
+        raise DataError(f"the energy of the target is {energy}; expected a number in eV/atom")
+    if missing := [SYMBOLS[z] for z, _ in reduced if z not in hull.reference.elements]:
+        raise DataError(f"the hull's reference has no entry for the pure element {', '.join(missing)}")
+    target = Substance(formula=formula_of(reduced), energy=energy)
+    gases = _gases(hull, target, config)
+    candidates = _candidates(hull, target, gases)
+    found = [
+        (precursors, taken, *_driving_forces(precursors, taken, target, _rivals(hull, target, precursors, gases)))
+        for precursors, taken in _balanced(target, candidates, gases, config.most_precursors)
+    ]
+    found.sort(key=lambda item: _order(item[0], item[2], item[3]))
+    return tuple(
+        Route(reaction=make_reaction(precursors, target, taken), competing=competing)
+        for precursors, taken, _, competing in found[: config.kept]
+    )
+
+
+def _order(precursors: Sequence[Substance], force: float, competing: Sequence[Competitor]) -> tuple:
+    rival = competing[0].driving_force if competing else 0.0
+    names = tuple(substance.formula for substance in precursors)
+    return force <= 0, -round(force - rival, 9), len(names), -round(force, 9), names
+
+
+def _substance(hull: Hull, entry: int) -> Substance:
+    reference = hull.reference
+    return Substance(formula=reference.formula(entry), energy=float(reference.energies[entry]), id=reference.ids[entry])
+
+
+def _gases(hull: Hull, target: Substance, config: PrecursorConfig) -> list[Substance]:
+    """Gases that can take part: nitrogen for nitrides, the others for what has oxygen."""
+    found = []
+    for formula in config.gases:
+        wanted = parse_formula(formula)
+        if set(wanted) == {_NITROGEN} and _NITROGEN not in target.amounts:
+            continue
+        if _OXYGEN in wanted and _OXYGEN not in target.amounts:
+            continue
+        reduced = reduced_composition(wanted)
+        of_system = (entry for entry in hull.stable(wanted) if hull.reference.compositions[entry] == reduced)
+        found += [_substance(hull, entry) for entry in of_system if dict(reduced) != target.amounts]
+    return found
+
+
+def _candidates(hull: Hull, target: Substance, gases: Sequence[Substance]) -> list[Substance]:
+    """Phases that are weighed in."""
+    own = set(target.amounts)
+    anions = _ANIONS - _BURNT if _OXYGEN in own else _ANIONS
+    entries = [entry for entry in hull.stable(own) if _is_simple(hull.reference.compositions[entry], anions)]
+    names = {frozenset(gas.amounts) for gas in gases}
+    for volatile, oxygens, charge in ((_CARBON, 3, 2), (_HYDROGEN, 1, 1)):
+        # Carbonates and hydroxides give off the gas of their volatile element.
+        if frozenset({volatile, _OXYGEN}) not in names:
+            continue
+        for metal in sorted(own - _VOLATILE):
+            for entry in hull.stable({metal, volatile, _OXYGEN}):
+                counts = dict(hull.reference.compositions[entry])
+                if len(counts) == 3 and counts[_OXYGEN] == oxygens * counts[volatile]:
+                    entries += [entry] * _is_state(metal, Fraction(charge * counts[volatile], counts[metal]))
+    unwanted = [gas.amounts for gas in gases] + [target.amounts]
+    found = (_substance(hull, entry) for entry in dict.fromkeys(entries))
+    return [substance for substance in found if substance.amounts not in unwanted]
+
+
+def _is_state(metal: int, charge: Fraction) -> bool:
+    """Whether a metal has this oxidation state: its fluoride is neutral."""
+    return charge.denominator == 1 and content_validity([metal] + [_FLUORINE] * int(charge), "smact").valid
+
+
+def _is_simple(composition: Composition, anions: frozenset[int]) -> bool:
+    elements = {z for z, _ in composition}
+    if len(elements) == 1:
+        return not elements & _NO_SOLID
+    if len(elements) != 2 or not elements & anions or elements <= _VOLATILE:
+        return False
+    species = [z for z, count in composition for _ in range(count)]
+    return formula_of(composition) in _MIXED_VALENCE or content_validity(species, "smact").valid
+
+
+def _rivals(
+    hull: Hull, target: Substance, precursors: Sequence[Substance], gases: Sequence[Substance]
+) -> list[Substance]:
+    """Phases on the hull that could form instead."""
+    elements = set(target.amounts).union(*(substance.amounts for substance in precursors))
+    known = [s.amounts for s in (*precursors, *gases, target)]
+    found = (_substance(hull, entry) for entry in hull.stable(elements))
+    return [substance for substance in found if substance.amounts not in known]
+
+
+def _matrix(substances: Sequence[Substance], elements: Sequence[int]) -> NDArray[np.float64]:
+    """Atoms of each substance, (elements, substances)."""
+    return np.array([[float(s.amounts.get(z, 0)) for s in substances] for z in elements]).reshape(len(elements), -1)
+
+
+def _balanced(
+    target: Substance, candidates: Sequence[Substance], gases: Sequence[Substance], most: int
+) -> Iterator[tuple[list[Substance], list[Substance]]]:
+    """Sets of precursors with the gases that balance them, where none can be left out."""
+    elements = sorted(set(target.amounts).union(*(s.amounts for s in (*candidates, *gases))))
+    columns, sky = _matrix(candidates, elements), _matrix(gases, elements)
+    aim = _matrix([target], elements)[:, 0]
+    for size in range(1, most + 1):
+        sets = np.array(list(combinations(range(len(candidates)), size))).reshape(-1, size)
+        for taken in _subsets(len(gases)):
+            if size + len(taken) > len(elements) or (size == 1 and not taken):
+                continue
+            for start in range(0, len(sets), _AT_ONCE):
+                chosen = sets[start : start + _AT_ONCE]
+                left = columns[:, chosen].transpose(1, 0, 2)
+                right = np.broadcast_to(sky[:, list(taken)], (len(chosen), len(elements), len(taken)))
+                solved = _solutions(np.concatenate([left, right], axis=2), aim, size)
+                for row in np.flatnonzero(solved):
+                    yield [candidates[i] for i in chosen[row]], [gases[i] for i in taken]
+
+
+def _subsets(number: int) -> list[tuple[int, ...]]:
+    return [chosen for size in range(number + 1) for chosen in combinations(range(number), size)]
+
+
+def _solutions(systems: NDArray[np.float64], aim: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
+    """Which systems (sets, elements, columns) have one solution, with positive precursors and every gas in use."""
+    inverse = np.linalg.pinv(systems)
+    amounts = inverse @ aim
+    # Independent columns have the identity as inverse times system.
+    unique = np.abs(inverse @ systems - np.eye(systems.shape[2])).max(axis=(1, 2)) < _TINY
+    exact = np.abs((systems @ amounts[..., None])[..., 0] - aim).max(axis=1) < _TINY
+    used = (amounts[:, :size] > _TINY).all(axis=1) & (np.abs(amounts[:, size:]) > _TINY).all(axis=1)
+    return unique & exact & used
+
+
+def _driving_forces(
+    precursors: Sequence[Substance], gases: Sequence[Substance], target: Substance, rivals: Sequence[Substance]
+) -> tuple[float, tuple[Competitor, ...]]:
+    """Driving force of the target, and the competing phases that have one, the highest first."""
+    sides, products = [*precursors, *gases], [target, *rivals]
+    elements = sorted(set().union(*(s.amounts for s in (*sides, *products))))
+    system, aims = _matrix(sides, elements), _matrix(products, elements)
+    amounts = np.linalg.pinv(system) @ aims
+    exact = np.abs(system @ amounts - aims).max(axis=0) < _TINY
+    weighed = amounts[: len(precursors)]
+    possible = exact & (weighed > -_TINY).all(axis=0) & (weighed > _TINY).any(axis=0)
+    atoms, energies = (np.array([value(s) for s in sides]) for value in (lambda s: s.atoms, lambda s: s.energy))
+    before = (amounts * (atoms * energies)[:, None]).sum(axis=0)
+    after = np.array([s.atoms * s.energy for s in products])
+    forces = (before - after) / (np.maximum(amounts, 0.0) * atoms[:, None]).sum(axis=0).clip(_TINY)
+    rated = [
+        Competitor(formula=s.formula, id=s.id, driving_force=float(force))
+        for s, force, can in zip(rivals, forces[1:], possible[1:], strict=True)
+        if can and force > 0
+    ]
+    return float(forces[0]), tuple(sorted(rated, key=lambda rival: (-rival.driving_force, rival.formula)))
