@@ -66,6 +66,11 @@ def screen(
             "limit": above_hull,
         },
         "novelty": {"known": None if known is None else str(known)},
+        "synthesis": {
+            "reference": None if reference is None else str(reference),
+            "reference_method": reference_method,
+            "energy_method": energy_method,
+        },
     }
     stages = _stages(chosen, skip, _with_settings(own, settings or []))
     codes = [] if dft is None else [code.strip() for code in dft.split(",")]

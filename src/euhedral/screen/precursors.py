@@ -19,18 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from euhedral.crystal.elements import ATOMIC_NUMBERS, SYMBOLS
+from euhedral.crystal.elements import SYMBOLS
 from euhedral.crystal.formula import parse_formula
 from euhedral.errors import ConfigError, DataError, RequestError
-from euhedral.evaluate.validity import content_validity
 from euhedral.screen.hull import Hull
 from euhedral.screen.method import EnergyMethod, check_same_method
+from euhedral.screen.precursor_phases import candidates_of, gases_of, rivals_of
 from euhedral.screen.reactions import Reaction, Substance, make_reaction
 from euhedral.screen.reference import Composition, formula_of, reduced_composition
 
@@ -41,22 +40,6 @@ GASES = ("O2", "CO2", "N2", "H2O")
 CAVEAT = "0 K energies: no temperature, no entropy of gases, no kinetics"
 _AT_ONCE = 20_000
 _TINY = 1e-8
-
-
-def _numbers(symbols: str) -> frozenset[int]:
-    return frozenset(ATOMIC_NUMBERS[symbol] for symbol in symbols.split())
-
-
-_CARBON, _HYDROGEN, _OXYGEN, _NITROGEN, _FLUORINE = (ATOMIC_NUMBERS[symbol] for symbol in ("C", "H", "O", "N", "F"))
-_NO_SOLID = _numbers("H He N O F Ne Cl Ar Kr Xe Rn")
-"""Elements that are not weighed in as such."""
-_ANIONS = _numbers("C N O F P S Cl As Se Br Te I")
-_VOLATILE = _numbers("H C N O F S Cl")
-"""Binary phases of two of these are gases or liquids."""
-_BURNT = _numbers("C P As")
-"""Not anions where the target has oxygen: phosphides are not burnt to phosphates."""
-_MIXED_VALENCE = ("Mn3O4", "Fe3O4", "Co3O4", "Pb3O4", "U3O8", "Pr6O11", "Tb4O7")
-"""Oxides on sale whose metal has two oxidation states; other binary phases balance with one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +125,8 @@ def find_routes(
 ) -> tuple[Route, ...]:
     """The best routes to a target, the best first; empty where no set of precursors balances.
 
-    Precursors are phases on the hull: solid elements, and binary phases with an anion that one oxidation state an element
-    makes neutral (or of `_MIXED_VALENCE`), of the target's elements; for targets with oxygen also carbonates and hydroxides
-    of its metals. A phase of the target's own composition is neither a precursor nor a competitor: the energy above the
-    hull tells of it.
+    Precursors are those of `candidates_of`. A phase of the target's own composition is neither a precursor nor a competitor:
+    the energy above the hull tells of it.
 
     Args:
         composition: of the target, amounts by atomic number.
@@ -167,10 +148,10 @@ def find_routes(
     if missing := [SYMBOLS[z] for z, _ in reduced if z not in hull.reference.elements]:
         raise DataError(f"the hull's reference has no entry for the pure element {', '.join(missing)}")
     target = Substance(formula=formula_of(reduced), energy=energy)
-    gases = _gases(hull, target, config)
-    candidates = _candidates(hull, target, gases)
+    gases = gases_of(hull, target, config.gases)
+    candidates = candidates_of(hull, target, gases)
     found = [
-        (precursors, taken, *_driving_forces(precursors, taken, target, _rivals(hull, target, precursors, gases)))
+        (precursors, taken, *_driving_forces(precursors, taken, target, rivals_of(hull, target, precursors, gases)))
         for precursors, taken in _balanced(target, candidates, gases, config.most_precursors)
     ]
     found.sort(key=lambda item: _order(item[0], item[2], item[3]))
@@ -184,71 +165,6 @@ def _order(precursors: Sequence[Substance], force: float, competing: Sequence[Co
     rival = competing[0].driving_force if competing else 0.0
     names = tuple(substance.formula for substance in precursors)
     return force <= 0, -round(force - rival, 9), len(names), -round(force, 9), names
-
-
-def _substance(hull: Hull, entry: int) -> Substance:
-    reference = hull.reference
-    return Substance(formula=reference.formula(entry), energy=float(reference.energies[entry]), id=reference.ids[entry])
-
-
-def _gases(hull: Hull, target: Substance, config: PrecursorConfig) -> list[Substance]:
-    """Gases that can take part: nitrogen for nitrides, the others for what has oxygen."""
-    found = []
-    for formula in config.gases:
-        wanted = parse_formula(formula)
-        if set(wanted) == {_NITROGEN} and _NITROGEN not in target.amounts:
-            continue
-        if _OXYGEN in wanted and _OXYGEN not in target.amounts:
-            continue
-        reduced = reduced_composition(wanted)
-        of_system = (entry for entry in hull.stable(wanted) if hull.reference.compositions[entry] == reduced)
-        found += [_substance(hull, entry) for entry in of_system if dict(reduced) != target.amounts]
-    return found
-
-
-def _candidates(hull: Hull, target: Substance, gases: Sequence[Substance]) -> list[Substance]:
-    """Phases that are weighed in."""
-    own = set(target.amounts)
-    anions = _ANIONS - _BURNT if _OXYGEN in own else _ANIONS
-    entries = [entry for entry in hull.stable(own) if _is_simple(hull.reference.compositions[entry], anions)]
-    names = {frozenset(gas.amounts) for gas in gases}
-    for volatile, oxygens, charge in ((_CARBON, 3, 2), (_HYDROGEN, 1, 1)):
-        # Carbonates and hydroxides give off the gas of their volatile element.
-        if frozenset({volatile, _OXYGEN}) not in names:
-            continue
-        for metal in sorted(own - _VOLATILE):
-            for entry in hull.stable({metal, volatile, _OXYGEN}):
-                counts = dict(hull.reference.compositions[entry])
-                if len(counts) == 3 and counts[_OXYGEN] == oxygens * counts[volatile]:
-                    entries += [entry] * _is_state(metal, Fraction(charge * counts[volatile], counts[metal]))
-    unwanted = [gas.amounts for gas in gases] + [target.amounts]
-    found = (_substance(hull, entry) for entry in dict.fromkeys(entries))
-    return [substance for substance in found if substance.amounts not in unwanted]
-
-
-def _is_state(metal: int, charge: Fraction) -> bool:
-    """Whether a metal has this oxidation state: its fluoride is neutral."""
-    return charge.denominator == 1 and content_validity([metal] + [_FLUORINE] * int(charge), "smact").valid
-
-
-def _is_simple(composition: Composition, anions: frozenset[int]) -> bool:
-    elements = {z for z, _ in composition}
-    if len(elements) == 1:
-        return not elements & _NO_SOLID
-    if len(elements) != 2 or not elements & anions or elements <= _VOLATILE:
-        return False
-    species = [z for z, count in composition for _ in range(count)]
-    return formula_of(composition) in _MIXED_VALENCE or content_validity(species, "smact").valid
-
-
-def _rivals(
-    hull: Hull, target: Substance, precursors: Sequence[Substance], gases: Sequence[Substance]
-) -> list[Substance]:
-    """Phases on the hull that could form instead."""
-    elements = set(target.amounts).union(*(substance.amounts for substance in precursors))
-    known = [s.amounts for s in (*precursors, *gases, target)]
-    found = (_substance(hull, entry) for entry in hull.stable(elements))
-    return [substance for substance in found if substance.amounts not in known]
 
 
 def _matrix(substances: Sequence[Substance], elements: Sequence[int]) -> NDArray[np.float64]:

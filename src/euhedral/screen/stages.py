@@ -24,6 +24,7 @@ STAGES: Table = {
         "euhedral.screen.magnetism_stage:MagnetismStageConfig",
         "euhedral.screen.magnetism_stage:MagnetismStage",
     ),
+    "synthesis": ("euhedral.screen.synthesis_stage:SynthesisConfig", "euhedral.screen.synthesis_stage:SynthesisStage"),
     "phonons": ("euhedral.screen.phonons_stage:PhononsStageConfig", "euhedral.screen.phonons_stage:PhononsStage"),
     "elastic": ("euhedral.screen.elastic_stage:ElasticStageConfig", "euhedral.screen.elastic_stage:ElasticStage"),
     "equation_of_state": (
