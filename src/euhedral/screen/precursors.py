@@ -17,9 +17,10 @@ All energies are at 0 K: no temperature, no entropy of gases, no kinetics. A rou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 GASES = ("O2", "CO2", "N2", "H2O")
 CAVEAT = "0 K energies: no temperature, no entropy of gases, no kinetics"
 _AT_ONCE = 20_000
+_MOST_SETS = 50_000
+"""Sets above `most_precursors` are looked at if there are no more of them than this."""
 _TINY = 1e-8
 
 
@@ -47,7 +50,8 @@ class PrecursorConfig:
     """Which reactions are looked at.
 
     Attributes:
-        most_precursors: of a reaction, gases not counted, 1 to 4.
+        most_precursors: of a reaction, gases not counted, 1 to 4. Only where no set balances are larger ones looked at, as
+            an alloy of four elements needs.
         gases: that may be taken or released, by formula; those that the reference does not have are left out.
         kept: routes that are given, the best ones.
 
@@ -174,27 +178,40 @@ def _matrix(substances: Sequence[Substance], elements: Sequence[int]) -> NDArray
 
 def _balanced(
     target: Substance, candidates: Sequence[Substance], gases: Sequence[Substance], most: int
-) -> Iterator[tuple[list[Substance], list[Substance]]]:
-    """Sets of precursors with the gases that balance them, where none can be left out."""
+) -> list[tuple[list[Substance], list[Substance]]]:
+    """Sets of precursors with the gases that balance them, where none can be left out; larger sets only if need be."""
     elements = sorted(set(target.amounts).union(*(s.amounts for s in (*candidates, *gases))))
-    columns, sky = _matrix(candidates, elements), _matrix(gases, elements)
     aim = _matrix([target], elements)[:, 0]
-    for size in range(1, most + 1):
-        sets = np.array(list(combinations(range(len(candidates)), size))).reshape(-1, size)
-        for taken in _subsets(len(gases)):
-            if size + len(taken) > len(elements) or (size == 1 and not taken):
-                continue
-            for start in range(0, len(sets), _AT_ONCE):
-                chosen = sets[start : start + _AT_ONCE]
-                left = columns[:, chosen].transpose(1, 0, 2)
-                right = np.broadcast_to(sky[:, list(taken)], (len(chosen), len(elements), len(taken)))
-                solved = _solutions(np.concatenate([left, right], axis=2), aim, size)
-                for row in np.flatnonzero(solved):
-                    yield [candidates[i] for i in chosen[row]], [gases[i] for i in taken]
+    found: list[tuple[list[Substance], list[Substance]]] = []
+    for size in range(1, len(elements) + 1):
+        if size > most and (found or math.comb(len(candidates), size) > _MOST_SETS):
+            break
+        for taken in _subsets(gases):
+            # One precursor alone has the target's composition; more columns than elements balance in many ways.
+            if size + len(taken) <= len(elements) and (size > 1 or taken):
+                found += [(chosen, taken) for chosen in _sets(candidates, taken, size, elements, aim)]
+    return found
 
 
-def _subsets(number: int) -> list[tuple[int, ...]]:
-    return [chosen for size in range(number + 1) for chosen in combinations(range(number), size)]
+def _sets(
+    candidates: Sequence[Substance],
+    taken: Sequence[Substance],
+    size: int,
+    elements: Sequence[int],
+    aim: NDArray[np.float64],
+) -> Iterator[list[Substance]]:
+    """Sets of so many precursors that balance with exactly these gases."""
+    columns, sky = _matrix(candidates, elements), _matrix(taken, elements)
+    sets = combinations(range(len(candidates)), size)
+    while chosen := list(islice(sets, _AT_ONCE)):
+        left = columns[:, chosen].transpose(1, 0, 2)
+        right = np.broadcast_to(sky, (len(chosen), *sky.shape))
+        for row in np.flatnonzero(_solutions(np.concatenate([left, right], axis=2), aim, size)):
+            yield [candidates[i] for i in chosen[row]]
+
+
+def _subsets(gases: Sequence[Substance]) -> list[list[Substance]]:
+    return [list(chosen) for size in range(len(gases) + 1) for chosen in combinations(gases, size)]
 
 
 def _solutions(systems: NDArray[np.float64], aim: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
