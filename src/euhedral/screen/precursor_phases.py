@@ -72,6 +72,14 @@ def candidates_of(hull: Hull, target: Substance, gases: Sequence[Substance]) -> 
     return [substance for substance in found if substance.amounts not in unwanted]
 
 
+def without_metals(target: Substance, candidates: Sequence[Substance]) -> list[Substance]:
+    """For a target with oxygen, the candidates less those elements that another of them brings with oxygen."""
+    if _OXYGEN not in target.amounts:
+        return list(candidates)
+    oxidic = set().union(*(phase.amounts for phase in candidates if _OXYGEN in phase.amounts))
+    return [phase for phase in candidates if len(phase.amounts) > 1 or not set(phase.amounts) <= oxidic]
+
+
 def _is_state(metal: int, charge: Fraction) -> bool:
     """Whether a metal has this oxidation state: its fluoride is neutral."""
     return charge.denominator == 1 and content_validity([metal] + [_FLUORINE] * int(charge), "smact").valid

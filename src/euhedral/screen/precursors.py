@@ -30,7 +30,7 @@ from euhedral.crystal.formula import parse_formula
 from euhedral.errors import ConfigError, DataError, RequestError
 from euhedral.screen.hull import Hull
 from euhedral.screen.method import EnergyMethod, check_same_method
-from euhedral.screen.precursor_phases import candidates_of, gases_of, rivals_of
+from euhedral.screen.precursor_phases import candidates_of, gases_of, rivals_of, without_metals
 from euhedral.screen.reactions import Reaction, Substance, make_reaction
 from euhedral.screen.reference import Composition, formula_of, reduced_composition
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 GASES = ("O2", "CO2", "N2", "H2O")
 CAVEAT = "0 K energies: no temperature, no entropy of gases, no kinetics"
 _AT_ONCE = 20_000
-_MOST_SETS = 50_000
+_MOST_SETS = 20_000
 """Sets above `most_precursors` are looked at if there are no more of them than this."""
 _TINY = 1e-8
 
@@ -129,8 +129,9 @@ def find_routes(
 ) -> tuple[Route, ...]:
     """The best routes to a target, the best first; empty where no set of precursors balances.
 
-    Precursors are those of `candidates_of`. A phase of the target's own composition is neither a precursor nor a competitor:
-    the energy above the hull tells of it.
+    Precursors are those of `candidates_of`; for a target with oxygen, metals that have an oxide or a carbonate only where
+    nothing else releases energy. A phase of the target's own composition is neither a precursor nor a competitor: the energy
+    above the hull tells of it.
 
     Args:
         composition: of the target, amounts by atomic number.
@@ -154,21 +155,34 @@ def find_routes(
     target = Substance(formula=formula_of(reduced), energy=energy)
     gases = gases_of(hull, target, config.gases)
     candidates = candidates_of(hull, target, gases)
-    found = [
-        (precursors, taken, *_driving_forces(precursors, taken, target, rivals_of(hull, target, precursors, gases)))
-        for precursors, taken in _balanced(target, candidates, gases, config.most_precursors)
-    ]
-    found.sort(key=lambda item: _order(item[0], item[2], item[3]))
-    return tuple(
-        Route(reaction=make_reaction(precursors, target, taken), competing=competing)
-        for precursors, taken, _, competing in found[: config.kept]
+    found = _rated(hull, target, without_metals(target, candidates), gases, config.most_precursors)
+    if not any(route.driving_force > 0 for route in found):
+        found = _rated(hull, target, candidates, gases, config.most_precursors) or found
+    return tuple(sorted(found, key=_order)[: config.kept])
+
+
+def _rated(
+    hull: Hull, target: Substance, candidates: Sequence[Substance], gases: Sequence[Substance], most: int
+) -> list[Route]:
+    """All routes, in no order."""
+    found = []
+    for precursors, taken in _balanced(target, candidates, gases, most):
+        rivals = rivals_of(hull, target, precursors, gases)
+        competing = _competing(precursors, taken, rivals)
+        found.append(Route(reaction=make_reaction(precursors, target, taken), competing=competing))
+    return found
+
+
+def _order(route: Route) -> tuple:
+    """Smaller is better; the last ones only decide between equals."""
+    precursors = [substance.formula for _, substance in route.reaction.reactants]
+    return (
+        route.driving_force <= 0,
+        -round(route.margin, 9),
+        len(precursors),
+        -round(route.driving_force, 9),
+        precursors,
     )
-
-
-def _order(precursors: Sequence[Substance], force: float, competing: Sequence[Competitor]) -> tuple:
-    rival = competing[0].driving_force if competing else 0.0
-    names = tuple(substance.formula for substance in precursors)
-    return force <= 0, -round(force - rival, 9), len(names), -round(force, 9), names
 
 
 def _matrix(substances: Sequence[Substance], elements: Sequence[int]) -> NDArray[np.float64]:
@@ -225,24 +239,26 @@ def _solutions(systems: NDArray[np.float64], aim: NDArray[np.float64], size: int
     return unique & exact & used
 
 
-def _driving_forces(
-    precursors: Sequence[Substance], gases: Sequence[Substance], target: Substance, rivals: Sequence[Substance]
-) -> tuple[float, tuple[Competitor, ...]]:
-    """Driving force of the target, and the competing phases that have one, the highest first."""
-    sides, products = [*precursors, *gases], [target, *rivals]
-    elements = sorted(set().union(*(s.amounts for s in (*sides, *products))))
-    system, aims = _matrix(sides, elements), _matrix(products, elements)
+def _competing(
+    precursors: Sequence[Substance], gases: Sequence[Substance], rivals: Sequence[Substance]
+) -> tuple[Competitor, ...]:
+    """Phases with a driving force from the same precursors and gases, the highest first."""
+    if not rivals:
+        return ()
+    sides = [*precursors, *gases]
+    elements = sorted(set().union(*(s.amounts for s in (*sides, *rivals))))
+    system, aims = _matrix(sides, elements), _matrix(rivals, elements)
     amounts = np.linalg.pinv(system) @ aims
     exact = np.abs(system @ amounts - aims).max(axis=0) < _TINY
     weighed = amounts[: len(precursors)]
     possible = exact & (weighed > -_TINY).all(axis=0) & (weighed > _TINY).any(axis=0)
     atoms, energies = (np.array([value(s) for s in sides]) for value in (lambda s: s.atoms, lambda s: s.energy))
     before = (amounts * (atoms * energies)[:, None]).sum(axis=0)
-    after = np.array([s.atoms * s.energy for s in products])
+    after = np.array([s.atoms * s.energy for s in rivals])
     forces = (before - after) / (np.maximum(amounts, 0.0) * atoms[:, None]).sum(axis=0).clip(_TINY)
-    rated = [
+    found = [
         Competitor(formula=s.formula, id=s.id, driving_force=float(force))
-        for s, force, can in zip(rivals, forces[1:], possible[1:], strict=True)
+        for s, force, can in zip(rivals, forces, possible, strict=True)
         if can and force > 0
     ]
-    return float(forces[0]), tuple(sorted(rated, key=lambda rival: (-rival.driving_force, rival.formula)))
+    return tuple(sorted(found, key=lambda rival: (-rival.driving_force, rival.formula)))
