@@ -19,10 +19,12 @@ import pytest
 import torch
 
 import euhedral
+from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import CheckpointError, ConfigError, DataError, EuhedralError, OutputError
 from euhedral.models.base import LossTerms
 from euhedral.models.checkpoint import load_model
 from euhedral.models.joint_flow import JointFlow
+from euhedral.recipes import shipped
 from euhedral.train import run
 from euhedral.train.config import Recipe
 from euhedral.train.folder import load_spec
@@ -55,6 +57,21 @@ def assert_same_log(one: Path, other: Path) -> None:
     assert [row["step"] for row in first] == [row["step"] for row in second]
     for a, b in zip(first, second, strict=True):
         assert a == pytest.approx(b, abs=1e-6, nan_ok=True)
+
+
+def test_a_family_without_a_loss_is_fitted_at_once_and_generates(tmp_path: Path) -> None:
+    from euhedral.testing.crystals import cesium_chloride, diamond, rock_salt
+
+    CrystalBatch.concat([rock_salt(), cesium_chloride(), diamond()]).write(tmp_path / "crystals.extxyz")
+    recipe = shipped.find("ion_exchange")
+    model = run.train(tmp_path / "crystals.extxyz", tmp_path / "ions", recipe=recipe)
+    assert load_model(model).meta["statistics"]["crystals"] == 3
+    found = euhedral.load(str(tmp_path / "ions")).generate(formula="KBr", n=2, z=1, seed=1)
+    assert sorted(found.species.tolist()) == [19, 19, 35, 35]
+    with pytest.raises(ConfigError, match="fitted at once: there is nothing to go on with"):
+        run.resume(tmp_path / "ions")
+    with pytest.raises(ConfigError, match="nothing to finetune"):
+        run.train(tmp_path / "crystals.extxyz", tmp_path / "tuned", recipe=recipe, base=model)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ MODELS: Table = {
         "euhedral.models.joint_diffusion:JointDiffusionConfig",
         "euhedral.models.joint_diffusion:JointDiffusion",
     ),
+    "ion_exchange": ("euhedral.models.ion_exchange:IonExchangeConfig", "euhedral.models.ion_exchange:IonExchange"),
 }
 
 

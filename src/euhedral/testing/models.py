@@ -27,6 +27,7 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "net": {"width": 32, "layers": 2, "frequencies": 16, "time_width": 32, "species": True, "conditioned": True},
         "species": "absorbing",
     },
+    "ion_exchange": {"crystals": 2, "atoms": 3},
 }
 
 

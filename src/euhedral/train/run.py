@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from euhedral.errors import CheckpointError, ConfigError, EuhedralError
 from euhedral.models import registry
-from euhedral.train.config import Recipe, TrainConfig, with_changes
+from euhedral.models.fitted import FittedModel
+from euhedral.train.config import Recipe, TrainConfig, model_config, with_changes
 from euhedral.train.folder import RUN, RunSpec, load_spec, prepare, wait_for, write_spec
 
 if TYPE_CHECKING:
@@ -52,13 +53,40 @@ def train(
         DataError, ConfigError, CheckpointError: on what cannot be read.
         EuhedralError: where Lightning is not installed, or the loss stays without a finite value.
     """
+    chosen = recipe or Recipe()
+    if issubclass(registry.lookup(chosen.family)[1], FittedModel):
+        return fit_at_once(Path(data), Path(out), chosen, base, console)
     require_lightning()
     out = Path(out)
     if process_rank() == 0:
-        prepare(Path(data), out, recipe or Recipe(), val, base, console)
+        prepare(Path(data), out, chosen, val, base, console)
     else:
         wait_for(out / RUN)
     return _fit(out, load_spec(out), console)
+
+
+def fit_at_once(data: Path, out: Path, recipe: Recipe, base: str | Path | None, console: Console | None) -> Path:
+    """Fit a family that has no loss, and save it as a training would; `base` is refused."""
+    import numpy as np
+
+    from euhedral.data.store import CrystalStore
+    from euhedral.models.checkpoint import save_model
+    from euhedral.train.callbacks import MODEL
+    from euhedral.train.labels import LabelTable
+
+    if base is not None:
+        raise ConfigError(f"{recipe.family} is fitted to its crystals at once, so there is nothing to finetune")
+    prepare(data, out, recipe, None, None, console)
+    spec = load_spec(out)
+    model_class: Any = registry.lookup(spec.family)[1]
+    with CrystalStore.open(out / spec.data) as store:
+        chosen = np.flatnonzero(store.num_atoms <= spec.train.max_atoms)
+        crystals = store.crystals(chosen)
+        model = model_class.fitted(model_config(recipe), crystals, LabelTable(store).conditions(chosen, crystals))
+    save_model(out / MODEL, model, _meta(spec))
+    if console is not None:
+        console.print(f"fitted to {len(crystals):,} crystals; {out / MODEL}", highlight=False)
+    return out / MODEL
 
 
 def resume(out: str | Path, *, console: Console | None = None, **changes: Any) -> Path:
@@ -72,9 +100,11 @@ def resume(out: str | Path, *, console: Console | None = None, **changes: Any) -
     Raises:
         CheckpointError: where there is no run, or its state is damaged or of other data.
     """
-    require_lightning()
     out = Path(out)
     spec = load_spec(out)
+    if issubclass(registry.lookup(spec.family)[1], FittedModel):
+        raise ConfigError(f"'{out}' holds {spec.family}, which is fitted at once: there is nothing to go on with")
+    require_lightning()
     changed = replace(spec, train=with_changes(spec.train, **changes))
     if changed != spec and process_rank() == 0:
         write_spec(out, changed)
