@@ -203,5 +203,11 @@ def _rows(name: str, number: int, least_year: int = 0) -> CrystalBatch:
 def test_crystals_reported_later_score_above_those_of_which_nothing_is_known():
     later, unlabelled = _rows("mpts_52", 150, 2002), _rows("mp_20", 250)
     scores = [synthesizability(batch)[0] for batch in (later[later.num_atoms <= 20], unlabelled)]
-    # 0.77 over all of them (benchmarks/synthesizability.py); the standard error of so few is 0.04.
-    assert 0.65 < _chance(scores[0], scores[1]) < 0.95
+    # 0.70 over all of them (benchmarks/synthesizability.py); the standard error of so few is 0.04.
+    assert 0.6 < _chance(scores[0], scores[1]) < 0.9
+
+
+def test_rock_salt_looks_like_what_was_made_and_random_atoms_do_not():
+    rng = torch.Generator().manual_seed(0)
+    scores, _ = synthesizability(CrystalBatch.concat([rock_salt(), random_crystals([9, 9, 9], rng=rng)]))
+    assert scores[0] > 0.5 > scores[1:].max()
