@@ -253,10 +253,10 @@ def ablations(
     for name, columns in (("composition alone", ~structural), ("structure alone", structural)):
         judge = trained(reported, unlabelled, seed, columns)
         comparisons(name, judge.score(later.features[:, columns]), judge.score(held_out.features[:, columns]), rates)
-    known = [table[np.isfinite(table.e_above_hull)] for table in (reported, unlabelled)]
-    name = f"{len(known[0])} and {len(known[1])}"
-    judged(name, trained(*known, seed), later, held_out, rates)
-    judge = trained(*(_with_energy(table) for table in known), seed)
+    made, other = (table[np.isfinite(table.e_above_hull)] for table in (reported, unlabelled))
+    name = f"{len(made)} and {len(other)}"
+    judged(name, trained(made, other, seed), later, held_out, rates)
+    judge = trained(_with_energy(made), _with_energy(other), seed)
     judged(f"{name} with energy", judge, _with_energy(later), _with_energy(held_out), rates)
 
 

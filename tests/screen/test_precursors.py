@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -211,6 +212,7 @@ def test_what_cannot_be_asked_is_refused():
         find_routes(
             parse_formula("BaTiO3"), -3.0, hull, method=EnergyMethod(model="a", functional="b", corrections="c")
         )
+    wrong: dict[str, Any]
     for wrong in ({"most_precursors": 0}, {"most_precursors": 5}, {"kept": 0}, {"gases": ("air",)}):
         with pytest.raises(ConfigError):
             PrecursorConfig(**wrong)
