@@ -7,10 +7,10 @@ For every set of precursors that balances with the gases allowed,
 
 where a competing phase is any other phase on the hull that the same precursors (all or some of them) and the same gases of the
 reaction can form, each driving force per atom of its own reaction. Reactions that release energy come first, and of these
-the one of largest margin: selectivity over the most stable by-product, as in the ranking of Aykol, Montoya and Hummelshøj
-(J. Am. Chem. Soc. 143, 9244, 2021), whose energies are likewise those of a hull, and in reaction networks (McDermott,
-Dwaraknath and Persson, Nat. Commun. 12, 3097, 2021). Nucleation barriers, of which the former estimates the structural
-part, are not in it.
+the one of largest margin. To weigh routes by what competes on a computed hull is the idea of Aykol, Montoya and Hummelshøj
+(J. Am. Chem. Soc. 143, 9244, 2021) and of the reaction networks of McDermott, Dwaraknath and Persson (Nat. Commun. 12, 3097,
+2021); the formula is simpler than theirs, and nucleation barriers, of which the former estimate the structural part, are not
+in it.
 
 All energies are at 0 K: no temperature, no entropy of gases, no kinetics. A route is a suggestion of what to look at first.
 """
