@@ -18,6 +18,10 @@ MODELS: Table = {
         "euhedral.models.joint_diffusion:JointDiffusionConfig",
         "euhedral.models.joint_diffusion:JointDiffusion",
     ),
+    "symmetric_random": (
+        "euhedral.models.ion_exchange:IonExchangeConfig",
+        "euhedral.models.symmetric_random:SymmetricRandom",
+    ),
     "ion_exchange": ("euhedral.models.ion_exchange:IonExchangeConfig", "euhedral.models.ion_exchange:IonExchange"),
 }
 

@@ -28,6 +28,7 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "species": "absorbing",
     },
     "ion_exchange": {"crystals": 2, "atoms": 3},
+    "symmetric_random": {"crystals": 2, "atoms": 3},
 }
 
 
