@@ -218,7 +218,7 @@ def _sets(
     columns, sky = _matrix(candidates, elements), _matrix(taken, elements)
     sets = combinations(range(len(candidates)), size)
     while chosen := list(islice(sets, _AT_ONCE)):
-        left = columns[:, chosen].transpose(1, 0, 2)
+        left = columns[:, np.array(chosen)].transpose(1, 0, 2)
         right = np.broadcast_to(sky, (len(chosen), *sky.shape))
         for row in np.flatnonzero(_solutions(np.concatenate([left, right], axis=2), aim, size)):
             yield [candidates[i] for i in chosen[row]]
