@@ -2,82 +2,50 @@
 
     python benchmarks/recipe_csp.py --model RUN_FOLDER --number 100 --steps 1000
 
-Random: coordinates uniform, edges and angles of a triclinic cell at random, the volume that of the mean training crystal an
-atom. Template: a training crystal of the same numbers of each kind of atom in the cell (A2B4, say), drawn at random, its
-elements replaced in the order of their counts, scaled to the volume of the mean training crystal an atom; where there is
-none, the random structure. Convention of matches as in csp.py. Evaluations are counted at the network, a crystal each.
+The baselines are those of `euhedral.contest.trivial`. Convention of matches as in csp.py.
+Evaluations are counted at the network, a crystal each.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from euhedral.contest.trivial import TrivialPredictor
 from euhedral.crystal.batch import CrystalBatch
-from euhedral.crystal.lattice import cell_from_parameters
 from euhedral.data.store import CrystalStore
 from euhedral.evaluate.matching import match_pairs, summarize_matches
+from euhedral.nets.base import NoisyCrystals
 from euhedral.sample.generate import Generator
 from mp20 import DATA, open_store, subset
 
 
-def kinds(species: list[int]) -> tuple[int, ...]:
-    """Atoms of each element, sorted: (2, 4) for A2B4."""
-    return tuple(sorted(Counter(species).values()))
-
-
-def random_crystal(species: list[int], volume: float, rng: torch.Generator) -> CrystalBatch:
-    lengths = 1 + 0.5 * torch.rand(3, generator=rng, dtype=torch.float64)
-    angles = 60 + 60 * torch.rand(3, generator=rng, dtype=torch.float64)
-    cell = cell_from_parameters(lengths, angles)
-    while not bool(cell.isfinite().all()) or float(torch.linalg.det(cell)) < 0.2:
-        cell = cell_from_parameters(lengths, 60 + 60 * torch.rand(3, generator=rng, dtype=torch.float64))
-    cell = cell * (volume * len(species) / torch.linalg.det(cell)) ** (1 / 3)
-    frac = torch.rand(len(species), 3, generator=rng, dtype=torch.float64)
-    return CrystalBatch.from_crystals([(cell, frac, torch.tensor(species))])
-
-
-def substituted(template: CrystalBatch, species: list[int], volume: float, rng: torch.Generator) -> CrystalBatch:
-    """The template with other elements, matched by their counts; ties at random."""
-
-    def ordered(values: list[int]) -> list[int]:
-        counts = sorted(Counter(values).items())
-        ties = torch.rand(len(counts), generator=rng).tolist()
-        return [z for _, _, z in sorted((count, tie, z) for (z, count), tie in zip(counts, ties, strict=True))]
-
-    swap = dict(zip(ordered(template.species.tolist()), ordered(species), strict=True))
-    cell = template.cell.double()[0]
-    cell = cell * (volume * len(species) / torch.linalg.det(cell).abs()) ** (1 / 3)
-    new = torch.tensor([swap[z] for z in template.species.tolist()])
-    return CrystalBatch.from_crystals([(cell, template.frac.double(), new)])
-
-
 def baselines(reference: CrystalBatch, train: CrystalStore, seed: int) -> dict[str, CrystalBatch]:
     rng = torch.Generator().manual_seed(seed)
-    known = train.crystals(list(range(len(train))))
-    volume = float(known.volume.sum() / known.num_atoms.sum())
-    by_kinds: dict[tuple[int, ...], list[int]] = {}
-    start = known.first_atom.tolist()
-    species = known.species.tolist()
-    for index, (first, count) in enumerate(zip(start, known.num_atoms.tolist(), strict=True)):
-        by_kinds.setdefault(kinds(species[first : first + count]), []).append(index)
-    random, template, missing = [], [], 0
-    for crystal in reference:
-        content = crystal.species.tolist()
-        random.append(random_crystal(content, volume, rng))
-        choices = by_kinds.get(kinds(content), [])
-        missing += not choices
-        if choices:
-            chosen = choices[int(torch.randint(len(choices), (), generator=rng))]
-            template.append(substituted(known[chosen], content, volume, rng))
-        else:
-            template.append(random[-1])
-    print(f"templates missing for {missing} of {len(reference)} crystals; {volume:.2f} Å³ an atom in training")
-    return {"random": CrystalBatch.concat(random), "template": CrystalBatch.concat(template)}
+    predictor = TrivialPredictor(train.crystals(list(range(len(train)))))
+    contents = [crystal.species.tolist() for crystal in reference]
+    missing = sum(not predictor.templates(content) for content in contents)
+    print(
+        f"templates missing for {missing} of {len(reference)} crystals; {predictor.volume:.2f} Å³ an atom in training"
+    )
+    return {
+        "random": predictor.random(contents, rng=rng),
+        "template": predictor.template(contents, rng=rng),
+    }
+
+
+def counting(evaluated: list[int]) -> Callable[[nn.Module, tuple[NoisyCrystals, ...]], None]:
+    """A hook of a network that notes how many crystals it is evaluated for."""
+
+    def note(net: nn.Module, inputs: tuple[NoisyCrystals, ...]) -> None:
+        evaluated.append(len(inputs[0].time))
+
+    return note
 
 
 def main() -> None:
@@ -118,7 +86,7 @@ def main() -> None:
         generator = Generator.load(model)
         evaluated: list[int] = []
         (net,) = generator.model.children()
-        net.register_forward_pre_hook(lambda _, inputs, seen=evaluated: seen.append(len(inputs[0].time)))
+        net.register_forward_pre_hook(counting(evaluated))
         started = time.perf_counter()
         predicted = generator.predict(contents, steps=count, seed=arguments.seed, batch=arguments.batch)
         speed = len(reference) / (time.perf_counter() - started)

@@ -36,8 +36,9 @@ class Entry:
 
 def leaderboard(
     reports: Annotated[
-        list[Path], typer.Argument(help="Folders of euhedral evaluate, or metrics.json files.", show_default=False)
-    ],
+        list[Path] | None,
+        typer.Argument(help="Folders of euhedral evaluate, or metrics.json files.", show_default=False),
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Which protocol to compare; needed where reports have several.")
     ] = None,
@@ -48,10 +49,46 @@ def leaderboard(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON on standard output.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print as CSV on standard output.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print as a Markdown table.")] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Train every recipe for so many minutes, sample and judge it.", show_default=False),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="With --budget: crystals to train on.", show_default=False)] = None,
+    val: Annotated[
+        Path | None, typer.Option(help="With --budget: crystals to predict and compare with.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --budget: folder; one that was stopped goes on.", show_default=False)
+    ] = None,
+    recipes: Annotated[
+        str, typer.Option(help="With --budget: names or YAML files, by commas; all where not given.")
+    ] = "",
+    predictions: Annotated[int, typer.Option(help="With --budget: structures to predict.")] = 200,
+    samples: Annotated[int, typer.Option(help="With --budget: crystals to generate.")] = 500,
+    evaluations: Annotated[
+        int, typer.Option(help="With --budget: most evaluations of a network a crystal; 0 for each recipe's own.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(help="With --budget: of all that is drawn.")] = 0,
 ) -> None:
-    """Put reports side by side."""
+    """Put reports side by side, or train, sample and judge every recipe (--budget)."""
     if as_json + as_csv + as_markdown > 1:
         raise ConfigError("--json, --csv and --markdown exclude each other")
+    if budget is not None:
+        if reports or protocol or sort or mix_versions:
+            raise ConfigError(
+                "--budget makes its own reports; leave out reports, --protocol, --sort and --mix-versions"
+            )
+        from euhedral.cli.contest import contest
+        from euhedral.contest.settings import ContestSettings
+
+        settings = ContestSettings(
+            minutes=budget, predictions=predictions, samples=samples, evaluations=evaluations, seed=seed
+        )
+        form = "json" if as_json else "csv" if as_csv else "markdown" if as_markdown else "table"
+        contest(data, val, out, recipes, settings, form)
+        return
+    if not reports:
+        raise ConfigError("give reports to put side by side, or --budget MINUTES to train and judge recipes")
     entries = collect(reports, protocol, mix_versions=mix_versions)
     names = figure_names(entries)
     if sort is not None:

@@ -1,0 +1,1 @@
+"""Recipes side by side: trained on the same crystals for the same time, sampled alike, judged alike."""

@@ -1,0 +1,53 @@
+"""How a contest is held, the same for every entrant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from euhedral.errors import ConfigError
+from euhedral.train.config import Recipe
+
+MAX_ATOMS = 20
+"""Largest cell of MP-20, the data that the published figures are of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestSettings:
+    """Settings of a contest.
+
+    Attributes:
+        minutes: of training for each recipe that is trained; those that are fitted at once take what they take.
+        predictions: validation crystals whose structure is predicted from the species of their cell, one sample each.
+        samples: crystals that are generated with nothing given.
+        evaluations: most evaluations of a network a crystal; a recipe that asks for more takes fewer steps. 0 leaves
+            every recipe its own number.
+        max_atoms: larger crystals are neither trained on nor predicted.
+        batch: crystals that are sampled at once.
+        seed: of everything that is drawn.
+    """
+
+    minutes: float = 20.0
+    predictions: int = 200
+    samples: int = 500
+    evaluations: int = 200
+    max_atoms: int = MAX_ATOMS
+    batch: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("predictions", 1), ("samples", 1), ("evaluations", 0), ("max_atoms", 1), ("batch", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 < self.minutes < 1e9:
+            raise ConfigError(f"the budget must be a positive number of minutes, not {self.minutes:g}")
+
+    def steps_of(self, recipe: Recipe) -> int:
+        """Steps along the path that a recipe is sampled with: its own, or as many as the evaluations allow."""
+        own, evaluations = max(1, recipe.about.steps), recipe.about.evaluations
+        if not self.evaluations or evaluations <= self.evaluations:
+            return own
+        return max(1, own * self.evaluations // evaluations)
+
+    def evaluations_of(self, recipe: Recipe) -> int:
+        """Evaluations of the network in these steps."""
+        return round(recipe.about.evaluations * self.steps_of(recipe) / max(1, recipe.about.steps))
