@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from catalog.funnels import add_run, crystals_of_pairs, rows_of, toy_funnel
+from catalog.funnels import TOY, add_run, crystals_of_pairs, rows_of, toy_funnel
 from euhedral.catalog import screening
 from euhedral.catalog.database import Catalogue
 from euhedral.catalog.screening import funnel, walk
 from euhedral.crystal.batch import CrystalBatch
-from euhedral.errors import ConfigError, DataError, EuhedralError
+from euhedral.errors import ConfigError, DataError, EuhedralError, MismatchError
 from euhedral.screen import stages as registry
 from euhedral.screen.hull_stage import HullConfig, HullStage
 from euhedral.screen.novelty_stage import NoveltyConfig, NoveltyStage
-from euhedral.screen.relax_stage import RelaxStage
+from euhedral.screen.relax_stage import RelaxStage, RelaxStageConfig
 from euhedral.screen.stage import Column, Stage, StageRecord
+from euhedral.screen.synthesis_stage import SynthesisConfig, SynthesisStage
 from screen.potentials import DIES, HANGS, RAISES, SAYS_NOTHING, Moody
 
 
@@ -59,6 +60,37 @@ def test_what_is_missing_is_told_before_anything_is_relaxed(tmp_path: Path, monk
             run = add_run(catalogue, crystals_of_pairs(3))
             with pytest.raises(DataError, match=r"none\."):
                 walk(catalogue, run, [*toy_funnel(tmp_path)[:2], stage])
+            assert not catalogue.stages(run)
+
+
+@pytest.mark.parametrize(
+    ("hull", "said"),
+    [
+        (HullConfig(), "energies of 'screen.potentials:Moody' are energies of is not known"),
+        (HullConfig(energy_method=TOY), "differ in model, functional"),
+        (SynthesisConfig(), "are energies of is not known"),
+    ],
+)
+def test_energies_that_fit_no_hull_are_refused_before_anything_is_relaxed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hull: HullConfig | SynthesisConfig, said: str
+):
+    monkeypatch.setattr(Moody, "predict", lambda *_, **__: pytest.fail("it was relaxed"))
+    stage = HullStage(hull) if isinstance(hull, HullConfig) else SynthesisStage(hull)
+    with Catalogue(tmp_path) as catalogue:
+        run = add_run(catalogue, crystals_of_pairs(3))
+        with pytest.raises(MismatchError, match=said):
+            walk(catalogue, run, [*toy_funnel(tmp_path)[:2], stage])
+        assert not catalogue.stages(run)
+
+
+def test_a_calculator_that_is_not_there_is_told_before_anything_works(tmp_path: Path):
+    prefilter, *_ = toy_funnel(tmp_path)
+    for calculator, said in (("no.such:thing", "cannot be imported"), (".x:y", "cannot be imported")):
+        relax = RelaxStage(RelaxStageConfig(calculator=calculator))
+        with Catalogue(tmp_path / calculator.replace(":", "_")) as catalogue:
+            run = add_run(catalogue, crystals_of_pairs(3))
+            with pytest.raises(EuhedralError, match=said):
+                walk(catalogue, run, [prefilter, relax])
             assert not catalogue.stages(run)
 
 

@@ -16,7 +16,7 @@ from euhedral.catalog.executors import Executor, InProcess
 from euhedral.catalog.portions import Portion, records_of
 from euhedral.errors import ConfigError
 from euhedral.screen import stages as registry
-from euhedral.screen.stage import Stage, StageRecord
+from euhedral.screen.stage import Stage, StageRecord, Value
 
 if TYPE_CHECKING:
     from euhedral.catalog.database import Catalogue
@@ -74,10 +74,12 @@ def walk(
         ConfigError: where a stage lacks what an earlier one finds, has other settings than its results, or comes before one
             that the run has been through.
         EuhedralError: what a stage raises because of all crystals; what was found before it is kept. What a stage's `check`
-            finds missing is raised before any works.
+            finds missing, or energies that will not belong on the hull, is raised before any works.
     """
+    foretold: dict[str, Value] = {}
     for stage in stages:
-        stage.check()
+        stage.check(foretold)
+        foretold.update(stage.foretold())
     recorded = _check(catalogue, run, stages, redo)
     chosen = {stage.name: stage for stage in stages}
     alive: list[int] | None = None

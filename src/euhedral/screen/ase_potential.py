@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from euhedral.crystal.convert import to_ase
 from euhedral.errors import ConfigError, CrystalError, EuhedralError
 from euhedral.screen.chgnet_potential import WEIGHTS, ChgnetPotential
+from euhedral.screen.method import chgnet_method
 from euhedral.screen.potential import EV_PER_A3_IN_GPA, Potential, Prediction
 
 if TYPE_CHECKING:
@@ -115,16 +117,29 @@ def potential_names() -> tuple[str, ...]:
     return (*_CHGNET, *_CALCULATORS)
 
 
+def check_installed(name: str) -> None:
+    """Raise EuhedralError where the package of a name of `potential_names` is missing; nothing is imported."""
+    if name in _CHGNET:
+        chgnet_method(_CHGNET[name])
+    elif find_spec(module := _CALCULATORS[name].module) is None:
+        raise _missing(name, f"there is no module {module}")
+
+
+def _missing(name: str, why: object) -> EuhedralError:
+    return EuhedralError(
+        f"the potential {name!r} needs another package: pip install {_CALCULATORS[name].install} ({why})"
+    )
+
+
 def _by_name(name: str, device: str) -> Potential:
     if name in _CHGNET:
         return ChgnetPotential(_CHGNET[name], device=device)
     if name not in _CALCULATORS:
         raise ConfigError(f"no potential is called {name!r}; there are {', '.join(potential_names())}")
-    make, install = _CALCULATORS[name]
     try:
-        calculator, title = make(device)
+        calculator, title = _CALCULATORS[name].make(device)
     except ImportError as error:
-        raise EuhedralError(f"the potential {name!r} needs another package: pip install {install} ({error})") from error
+        raise _missing(name, error) from error
     return AsePotential(calculator, name=title)
 
 
@@ -150,6 +165,20 @@ def _mattersim(device: str) -> tuple[Calculator, str]:
     return calculator, f"MatterSim default (mattersim {_version('mattersim')})"
 
 
+class _Known(NamedTuple):
+    """A calculator that is known by name.
+
+    Attributes:
+        make: from a device to the calculator, and its title for records.
+        module: that its package brings.
+        install: what pip is to install.
+    """
+
+    make: Callable[[str], tuple[Any, str]]
+    module: str
+    install: str
+
+
 def _version(package: str) -> str:
     from importlib.metadata import version
 
@@ -158,9 +187,9 @@ def _version(package: str) -> str:
 
 _CHGNET: Mapping[str, str] = {"chgnet": "0.3.0", "chgnet-r2scan": "r2scan"}
 assert set(_CHGNET.values()) == set(WEIGHTS)
-_CALCULATORS: Mapping[str, tuple[Callable[[str], tuple[Any, str]], str]] = {
-    "mace": (_mace, "mace-torch"),
-    "sevenn": (_sevenn, "sevenn"),
-    "orb": (_orb, '"orb-models>=0.6"'),
-    "mattersim": (_mattersim, "mattersim"),
+_CALCULATORS: Mapping[str, _Known] = {
+    "mace": _Known(_mace, "mace", "mace-torch"),
+    "sevenn": _Known(_sevenn, "sevenn", "sevenn"),
+    "orb": _Known(_orb, "orb_models", '"orb-models>=0.6"'),
+    "mattersim": _Known(_mattersim, "mattersim", "mattersim"),
 }

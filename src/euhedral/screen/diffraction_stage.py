@@ -18,7 +18,7 @@ from euhedral.screen.diffraction import (
     strongest_lines,
 )
 from euhedral.screen.property_stage import Finding, PropertyStage
-from euhedral.screen.stage import Column
+from euhedral.screen.stage import NOTHING, Column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ class DiffractionStage(PropertyStage):
         measured = self.config.measured
         return self.config if measured is None else replace(self.config, measured=str(Path(measured).absolute()))
 
-    def check(self) -> None:
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:
         """See `Stage`. The measured pattern is read."""
         if self.config.measured is not None:
             _measured(self.config.measured)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 from euhedral.errors import MismatchError
 from euhedral.evaluate.discovery import METASTABLE_AT
 from euhedral.screen.hull import Hull, Product
-from euhedral.screen.method import EnergyMethod, chgnet_method, parse_method
+from euhedral.screen.method import EnergyMethod, check_same_method, chgnet_method, parse_method
 from euhedral.screen.reference import HullReference, default_reference
 from euhedral.screen.reference_files import read_reference
-from euhedral.screen.stage import FAILED, PASSED, REJECTED, Column, Stage, StageRecord, Value, finite
+from euhedral.screen.stage import FAILED, NOTHING, PASSED, REJECTED, Column, Stage, StageRecord, Value, finite
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -65,9 +65,13 @@ class HullStage(Stage):
         """
         return Hull(self._reference())
 
-    def check(self) -> None:
-        """See `Stage`. The reference is read."""
-        _ = self.hull
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:
+        """See `Stage`. The reference is read; raises MismatchError where energies to come will not belong on its hull."""
+        hull = self.hull
+        if (calculator := foretold.get("calculator")) is not None:
+            check_same_method(
+                self.method_of(str(calculator)), hull.reference.method, allow_other_model=self.config.allow_other_model
+            )
 
     def portable_config(self) -> HullConfig:
         """See `Stage`."""

@@ -17,7 +17,7 @@ from euhedral.errors import ConfigError
 from euhedral.evaluate.discovery import METASTABLE_AT, STABLE_AT
 from euhedral.evaluate.novelty import NoveltyRecord, NoveltyRule, ReferenceIndex
 from euhedral.evaluate.uniqueness import DuplicateRecord, find_duplicates
-from euhedral.screen.stage import FAILED, PASSED, REJECTED, Column, Stage, StageRecord, Value
+from euhedral.screen.stage import FAILED, NOTHING, PASSED, REJECTED, Column, Stage, StageRecord, Value
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -84,7 +84,7 @@ class NoveltyStage(Stage):
         samples = read_samples(path)
         return ReferenceIndex.build(samples.crystals, samples.ids)
 
-    def check(self) -> None:
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:
         """See `Stage`. What counts as known is read."""
         _ = self.index
 

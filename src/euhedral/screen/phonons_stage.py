@@ -12,13 +12,14 @@ from euhedral.crystal.formula import reduced_formula
 from euhedral.errors import CrystalError
 from euhedral.screen.phonons import PhononConfig, Phonons, check_phonopy, phonons, write_band_structure
 from euhedral.screen.property_stage import Finding, PropertyStage, PropertyStageConfig
-from euhedral.screen.stage import Column, finite
+from euhedral.screen.stage import NOTHING, Column, finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.screen.potential import Potential
+    from euhedral.screen.stage import Value
 
 BANDS = "bands.png"
 """File of the picture of the band structure."""
@@ -83,8 +84,9 @@ class PhononsStage(PropertyStage):
     }
     config: PhononsStageConfig
 
-    def check(self) -> None:
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:
         """See `Stage`."""
+        super().check(foretold)
         check_phonopy()
 
     def measure(self, crystal: CrystalBatch, potential: Potential | None) -> Finding:

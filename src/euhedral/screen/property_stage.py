@@ -15,9 +15,9 @@ from euhedral.data.worker import Unanswered, Worker
 from euhedral.data.workers import Crew
 from euhedral.errors import ConfigError, CrystalError, EuhedralError
 from euhedral.screen.ase_potential import make_potential
-from euhedral.screen.relax_stage import check_calculator, potential_of
+from euhedral.screen.relax_stage import check_available, check_calculator, potential_of
 from euhedral.screen.settle import SettleConfig
-from euhedral.screen.stage import FAILED, PASSED, REJECTED, TIME_LIMIT, Stage, StageRecord, Value
+from euhedral.screen.stage import FAILED, NOTHING, PASSED, REJECTED, TIME_LIMIT, Stage, StageRecord, Value
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -90,6 +90,12 @@ class PropertyStage(Stage):
     stops = frozenset({REJECTED})
     needs_potential: ClassVar[bool] = True
     config: PropertyStageConfig
+
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:
+        """See `Stage`. The calculator's package is looked for, where it is known which it will be."""
+        calculator = self.config.calculator or foretold.get("calculator")
+        if self.needs_potential and calculator is not None:
+            check_available(str(calculator))
 
     @abstractmethod
     def measure(self, crystal: CrystalBatch, potential: Potential | None) -> Finding:

@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from euhedral.errors import ConfigError, EuhedralError
 from euhedral.evaluate.validity import construction_problems
-from euhedral.screen.ase_potential import make_potential, potential_names
+from euhedral.screen.ase_potential import check_installed, make_potential, potential_names
 from euhedral.screen.relax import relax
 from euhedral.screen.relaxation import RelaxConfig, RelaxedCrystal
-from euhedral.screen.stage import FAILED, PASSED, REJECTED, TIME_LIMIT, Column, Stage, StageRecord, Value, finite
+from euhedral.screen.stage import (
+    FAILED,
+    NOTHING,
+    PASSED,
+    REJECTED,
+    TIME_LIMIT,
+    Column,
+    Stage,
+    StageRecord,
+    Value,
+    finite,
+)
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
@@ -82,6 +93,14 @@ class RelaxStage(Stage):
     # Each record is kept as it comes; long chunks leave few places of a call empty at their ends.
     chunk = 2048
     config: RelaxStageConfig
+
+    def foretold(self) -> Mapping[str, Value]:
+        """See `Stage`."""
+        return {"calculator": self.config.calculator}
+
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:
+        """See `Stage`. The calculator's package is looked for."""
+        check_available(self.config.calculator)
 
     def run(
         self, crystals: CrystalBatch, earlier: Sequence[Mapping[str, Value]], *, workers: int
@@ -161,10 +180,23 @@ def potential_of(name: str) -> Any:
     return name if name in potential_names() else partial(_imported, name)
 
 
+def check_available(name: str) -> None:
+    """Raise EuhedralError where a calculator's package is missing, or its function; none is made."""
+    if name in potential_names():
+        check_installed(name)
+    else:
+        _attribute(name)
+
+
 def _imported(name: str) -> Any:
+    made = _attribute(name)
+    return made() if callable(made) else made
+
+
+def _attribute(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
-        made = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        return getattr(importlib.import_module(module), attribute)
+    # A module that is imported may raise whatever it does; names that are none raise ValueError and TypeError.
+    except Exception as error:
         raise EuhedralError(f"the calculator {name!r} cannot be imported: {error}") from error
-    return made() if callable(made) else made

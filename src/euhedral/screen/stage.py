@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 Value: TypeAlias = float | int | str | bool | None
 """What a column can hold; None where it is not known. NaN and infinities are not values: say None and a reason."""
+
+NOTHING: Mapping[str, Value] = MappingProxyType({})
 
 PASSED = "passed"
 REJECTED = "rejected"
@@ -89,8 +92,18 @@ class Stage(ABC):
         """The config for a process that works in another folder: paths in it are to be absolute."""
         return self.config
 
-    def check(self) -> None:  # noqa: B027 - most stages need nothing
-        """Called before any stage of a funnel works: raise EuhedralError where a file or package that it needs is missing."""
+    def foretold(self) -> Mapping[str, Value]:
+        """Values that every crystal will have of this stage, whatever comes: known before it works."""
+        return {}
+
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:  # noqa: B027 - most stages need nothing
+        """Called before any stage of a funnel works: raise EuhedralError where it could not work after the others.
+
+        That is where a file or package that it needs is missing, or where it will refuse what earlier stages find.
+
+        Args:
+            foretold: of the stages before it, together.
+        """
 
     @abstractmethod
     def run(

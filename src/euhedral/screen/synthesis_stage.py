@@ -14,7 +14,7 @@ from euhedral.errors import DataError
 from euhedral.evaluate.validity import composition_counts
 from euhedral.screen.hull_stage import HullConfig, HullStage
 from euhedral.screen.precursors import CAVEAT, PrecursorConfig, Route, find_routes
-from euhedral.screen.stage import FAILED, PASSED, Column, Stage, StageRecord, Value, finite
+from euhedral.screen.stage import FAILED, NOTHING, PASSED, Column, Stage, StageRecord, Value, finite
 from euhedral.screen.synthesizability import Judge, default_judge, load_judge, synthesizability
 
 if TYPE_CHECKING:
@@ -100,13 +100,13 @@ class SynthesisStage(Stage):
         """Has the hull of the reference, and knows the methods of calculators."""
         return HullStage(self.config.hull())
 
-    def check(self) -> None:
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:
         """See `Stage`. Weights, table of the elements and reference are read."""
         from euhedral.evaluate.magpie import magpie_table
 
         magpie_table()
         _ = self.judge
-        self.stability.check()
+        self.stability.check(foretold)
 
     def portable_config(self) -> SynthesisConfig:
         """See `Stage`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from euhedral.screen.phonons import PhononConfig, check_phonopy
 from euhedral.screen.property_stage import Finding, PropertyStage, PropertyStageConfig
-from euhedral.screen.stage import Column, finite
+from euhedral.screen.stage import NOTHING, Column, finite
 from euhedral.screen.thermal import WIDE, Thermal, ThermalConfig, thermal
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.screen.potential import Potential
+    from euhedral.screen.stage import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,9 @@ class ThermalStage(PropertyStage):
     }
     config: ThermalStageConfig
 
-    def check(self) -> None:
+    def check(self, foretold: Mapping[str, Value] = NOTHING) -> None:
         """See `Stage`."""
+        super().check(foretold)
         check_phonopy()
 
     def measure(self, crystal: CrystalBatch, potential: Potential | None) -> Finding:
