@@ -35,7 +35,33 @@ class Symmetry(NamedTuple):
     translations: Sequence[Sequence[float]]
 
 
-def search(cell: list[list[float]], frac: list[list[float]], species: list[int], symprec: float) -> MoyoDataset:
+class StandardSetting(NamedTuple):
+    """A cell and the same crystal in the standard setting of its space group, in plain numbers.
+
+    Attributes:
+        number: of the space group, 1 to 230.
+        letters: of the Wyckoff position of each atom of the cell.
+        orbits: index of the first atom that the group carries to each atom.
+        linear: columns are the vectors of the standard cell in the basis of the given one, (3, 3).
+        shift: its origin in fractional coordinates of the given cell, (3,).
+        basis: the standard cell, idealised, rows in Å, (3, 3).
+        positions: its atoms, idealised, (atoms, 3).
+        species: their atomic numbers.
+    """
+
+    number: int
+    letters: Sequence[str]
+    orbits: Sequence[int]
+    linear: Sequence[Sequence[float]]
+    shift: Sequence[float]
+    basis: Sequence[Sequence[float]]
+    positions: Sequence[Sequence[float]]
+    species: Sequence[int]
+
+
+def search(
+    cell: list[list[float]], frac: list[list[float]], species: list[int], symprec: float, *, standard: bool = False
+) -> MoyoDataset:
     """The dataset of a cell that `symmetry.reduced_cells` has found fit to be searched.
 
     Args:
@@ -43,16 +69,18 @@ def search(cell: list[list[float]], frac: list[list[float]], species: list[int],
         frac: fractional coordinates of each atom.
         species: atomic numbers.
         symprec: tolerance in Å.
+        standard: take the standard setting of the International Tables and not that of the smallest Hall number.
 
     Raises:
         CrystalError: on a search that fails.
     """
     import moyopy
 
+    setting = moyopy.Setting.standard() if standard else None
     # It warns of orbits in large cells, which nothing here reads.
     logging.getLogger("moyo").setLevel(logging.ERROR)
     try:
-        return moyopy.MoyoDataset(moyopy.Cell(cell, frac, species), symprec=symprec)
+        return moyopy.MoyoDataset(moyopy.Cell(cell, frac, species), symprec=symprec, setting=setting)
     except ValueError as error:
         raise CrystalError(f"no symmetry found at {symprec:g} Å: {error}") from error
     except BaseException as error:
@@ -72,6 +100,22 @@ def symmetry_of(request: SearchRequest) -> Symmetry:
     dataset = search(*request)
     operations = dataset.operations
     return Symmetry(number=dataset.number, rotations=operations.rotations, translations=operations.translations)
+
+
+def standard_setting(request: SearchRequest) -> StandardSetting:
+    """The standard setting of a cell; arguments and errors as `search`."""
+    dataset = search(*request, standard=True)
+    ideal = dataset.std_cell
+    return StandardSetting(
+        number=dataset.number,
+        letters=dataset.wyckoffs,
+        orbits=dataset.orbits,
+        linear=dataset.std_linear,
+        shift=dataset.std_origin_shift,
+        basis=ideal.basis,
+        positions=ideal.positions,
+        species=ideal.numbers,
+    )
 
 
 def space_group_numbers(requests: Sequence[SearchRequest]) -> list[Found]:
