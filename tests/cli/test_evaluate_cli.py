@@ -202,3 +202,20 @@ def test_requests_that_cannot_be_judged(
 ) -> None:
     code, _, error = euhedral(capsys, monkeypatch, "evaluate", str(crystals), "--no-cache", *words)
     assert code == 2 and message in error
+
+
+def test_a_cluster_gives_the_figures_of_this_machine(
+    crystals: Path, capsys: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", str(crystals), "--reference", str(crystals), "--no-cache", "--no-potential", "--workers", "1"]
+    figures = []
+    for more in ([], ["--cluster", "local"]):
+        code, out, _ = euhedral(capsys, monkeypatch, *words, "--protocol", "csp", "--json", *more)
+        assert code == 0
+        figures.append([{**result, "settings": None} for result in json.loads(out)["results"]])
+    assert figures[0] == figures[1] and figures[0][0]["figures"]
+
+
+def test_a_cluster_that_is_none_is_refused(crystals: Path, capsys: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = euhedral(capsys, monkeypatch, "evaluate", str(crystals), "--cluster", "head:8786")
+    assert code == 2 and "--cluster takes the address of a scheduler such as tcp://host:8786" in err

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from euhedral.catalog.dask_host import DaskHost
 from euhedral.catalog.dask_spread import DaskSpread
 from euhedral.catalog.executors import DaskExecutor, Executor, InProcess, Tell
 from euhedral.errors import ConfigError
@@ -63,6 +64,14 @@ def open_spread(cluster: str, *, workers: int = 0, tell: Tell | None = None) -> 
     with open_executor(cluster, workers=workers, tell=tell) as executor:
         assert isinstance(executor, DaskExecutor)
         yield DaskSpread(executor.client, tell=tell)
+
+
+@contextlib.contextmanager
+def open_host(cluster: str, *, workers: int = 0, tell: Tell | None = None) -> Iterator[DaskHost]:
+    """What answers the requests of an evaluation; arguments and errors as of `open_executor`."""
+    with open_executor(cluster, workers=workers, tell=tell) as executor:
+        assert isinstance(executor, DaskExecutor)
+        yield DaskHost(executor.client, tell=tell)
 
 
 def local_cluster(workers: int = 0) -> LocalCluster:

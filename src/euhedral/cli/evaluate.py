@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,18 @@ def evaluate(
         str, typer.Option(help="Whose published thresholds hold: mp_20, mpts_52, perov_5 or carbon_24.")
     ] = "mp_20",
     workers: Annotated[
-        int | None, typer.Option(help="Processes; one a core where not given.", min=1, show_default=False)
+        int | None,
+        typer.Option(
+            help="Processes; one a core where not given. With --cluster slurm those to ask for.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Where crystals are judged: a Dask scheduler (tcp://host:8786), local or slurm.", show_default=False
+        ),
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds for a crystal or pair in one step.")] = 30.0,
     limit_atoms: Annotated[int, typer.Option(help="Crystals with more atoms count as not read.", min=1)] = 1000,
@@ -92,13 +104,15 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output.")] = False,
 ) -> None:
     """Judge crystals by published protocols; broken crystals are counted and explained, never dropped."""
+    from euhedral.evaluate.protocols import chosen_protocols
     from euhedral.evaluate.run import DEFAULT_CACHE, Settings
 
     if cache is not None and no_cache:
         raise ConfigError("--cache and --no-cache exclude each other")
     settings = Settings(
         dataset=dataset,
-        workers=workers or os.cpu_count() or 1,
+        # Processes that --cluster slurm asks for are not those of this machine.
+        workers=(None if cluster == "slurm" else workers) or os.cpu_count() or 1,
         seconds_per_crystal=time_limit,
         cache=None if no_cache else cache or DEFAULT_CACHE,
         seed=seed,
@@ -115,7 +129,31 @@ def evaluate(
         "unsteered": unsteered,
         "limit_atoms": limit_atoms,
     }
-    _judge(sources, protocol or [], settings, report, overwrite=overwrite, as_json=as_json)
+    chosen_protocols(protocol or [], paired=False)  # an unknown name is refused before anything is read or made
+    with _crews(cluster, workers or 0) as threads:
+        # Work is cut by the number of processes.
+        settings = replace(settings, workers=max(settings.workers, threads))
+        _judge(sources, protocol or [], settings, report, overwrite=overwrite, as_json=as_json)
+
+
+@contextmanager
+def _crews(cluster: str | None, workers: int) -> Iterator[int]:
+    """Where crystals are read and judged: by processes of this machine, or on a cluster, whose threads are counted."""
+    if cluster is None:
+        yield 0
+        return
+    from rich.console import Console
+
+    from euhedral.catalog.cluster import open_host
+    from euhedral.data.workers import crews_on
+
+    console = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    with open_host(cluster, workers=workers, tell=tell) as host, crews_on(host):
+        yield host.threads
 
 
 def _requested(samples: list[Path], space_group: int | None, target: list[str], within: list[str]) -> Requested:
@@ -142,10 +180,8 @@ def _judge(
     from rich.console import Console
 
     from euhedral.evaluate.folder import ReportFolder
-    from euhedral.evaluate.protocols import chosen_protocols
     from euhedral.evaluate.run import judge, read_inputs
 
-    chosen_protocols(protocols, paired=False)  # an unknown name is refused before anything is read or made
     folder = None if report is None else ReportFolder(report, overwrite=overwrite)
     with stage_bars(Console(stderr=True)) as progress:
         inputs = read_inputs(

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from euhedral.data.worker_process import ALARM, UNDECIDED, receive, send
 from euhedral.errors import EuhedralError
@@ -43,6 +43,39 @@ class Unanswered(EuhedralError):
         self.error = error
 
 
+Work: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], bool, Callable[[], object] | None]
+"""Arguments of a `Worker`: function, arguments, whether it streams, preparation."""
+
+
+class Pending(Protocol):
+    """A request that is answered elsewhere."""
+
+    def result(self) -> tuple[list[Any], Any | Unanswered]:
+        """Items that the function streamed, and its answer or why there is none, after waiting for it.
+
+        Raises:
+            EuhedralError: where nobody can answer, or it was cancelled.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Host(Protocol):
+    """Answers requests elsewhere, such as on a cluster, as `Worker` would."""
+
+    @property
+    def places(self) -> int:
+        """How many requests should be under way together; raises EuhedralError where nobody is there any more."""
+        ...
+
+    def begin(self, work: Work, request: Any, seconds: float | None) -> Pending:
+        """Have a request answered."""
+        ...
+
+
 class Worker:
     """One process, with one thread, that calls `function(request, *arguments)`; started when needed, and again after
     each request that ended it.
@@ -61,9 +94,15 @@ class Worker:
         streams: bool = False,
         prepare: Callable[[], object] | None = None,
     ) -> None:
-        self._work = (function, arguments, streams, prepare)
+        self._work: Work = (function, arguments, streams, prepare)
         self._process: subprocess.Popen[bytes] | None = None
+        self._host: Host | None = None
+        self._pending: Pending | None = None
         self._closed = False
+
+    def move(self, host: Host) -> None:
+        """Have requests answered by a host; no process is started here."""
+        self._host = host
 
     def ask(self, request: Any, seconds: float | None = None, on_item: Callable[[Any], object] | None = None) -> Any:
         """What the function gives.
@@ -77,6 +116,8 @@ class Worker:
             Unanswered: if the function raises, its time is over, or its process ends.
             EuhedralError: if processes cannot be started, or the worker was closed.
         """
+        if self._host is not None:
+            return self._ask_host(self._host, request, seconds, on_item)
         process = self.running()
         try:
             kind, value, late = _exchange(process, request, seconds, on_item)
@@ -94,6 +135,24 @@ class Worker:
             raise Unanswered(f"{UNDECIDED} within {seconds:g} s", late=True)
         raise Unanswered("the worker process ended (memory?)")
 
+    def _ask_host(
+        self, host: Host, request: Any, seconds: float | None, on_item: Callable[[Any], object] | None
+    ) -> Any:
+        self._check_open()
+        pending = self._pending = host.begin(self._work, request, seconds)
+        if self._closed:  # by another thread, which found nothing to cancel
+            pending.cancel()
+        try:
+            items, answer = pending.result()
+        finally:
+            self._pending = None
+        if on_item is not None:
+            for item in items:
+                on_item(item)
+        if isinstance(answer, Unanswered):
+            raise answer
+        return answer
+
     def running(self) -> subprocess.Popen[bytes]:
         """The process, started if there is none; errors as of `ask`."""
         self._check_open()
@@ -108,6 +167,8 @@ class Worker:
     def close(self) -> None:
         """End the process; a request in progress raises."""
         self._closed = True
+        if (pending := self._pending) is not None:
+            pending.cancel()
         self._end()
 
     def _check_open(self) -> None:
@@ -180,7 +241,7 @@ class _TimeLimit:
                 return
 
 
-def _start(work: tuple[Callable[..., Any], *tuple[Any, ...]]) -> subprocess.Popen[bytes]:
+def _start(work: Work) -> subprocess.Popen[bytes]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, *_COMMAND, str(os.getpid())],

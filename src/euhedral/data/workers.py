@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from euhedral.data.worker import Unanswered, Worker
+from euhedral.data.worker import Host, Unanswered, Worker
 from euhedral.errors import ConfigError
 
 Result = TypeVar("Result")
 
 
+_HOST: ContextVar[Host | None] = ContextVar("host of crews", default=None)
+
+
+@contextmanager
+def crews_on(host: Host) -> Generator[None, None, None]:
+    """Within this block new crews have their requests answered by a host, as many at a time as it has places for."""
+    before = _HOST.set(host)
+    try:
+        yield
+    finally:
+        _HOST.reset(before)
+
+
 class Member(Protocol):
     """What a crew consists of: a `Worker`, or something that has one."""
+
+    def move(self, host: Host) -> None:
+        """Have its requests answered by a host."""
+        ...
 
     def close(self) -> None:
         """End its process."""
@@ -32,7 +51,7 @@ class Crew(Generic[AnyMember]):
 
     Args:
         make: makes a member.
-        workers: how many there are.
+        workers: how many there are, unless a host (`crews_on`) says how many it has places for.
 
     Raises:
         ConfigError: on no workers.
@@ -41,7 +60,12 @@ class Crew(Generic[AnyMember]):
     def __init__(self, make: Callable[[], AnyMember], workers: int) -> None:
         if workers < 1:
             raise ConfigError(f"workers must be at least 1, not {workers}")
+        host = _HOST.get()
+        workers = workers if host is None else max(1, host.places)
         self._members = [make() for _ in range(workers)]
+        if host is not None:
+            for member in self._members:
+                member.move(host)
         self._free: queue.SimpleQueue[AnyMember] = queue.SimpleQueue()
         for member in self._members:
             self._free.put(member)

@@ -20,6 +20,7 @@ from euhedral.errors import ConfigError
 
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
+    from euhedral.data.worker import Host
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as comparisons end."""
@@ -211,6 +212,10 @@ class StructureComparer:
                     return outcomes
                 seconds = self._seconds if failure.late else 0.0
                 outcomes.note((*pair, Comparison(matched=False, reason=str(failure), seconds=seconds)))
+
+    def move(self, host: Host) -> None:
+        """Have tasks done by a host."""
+        self._worker.move(host)
 
     def close(self) -> None:
         """End the worker process; a task in progress raises."""
