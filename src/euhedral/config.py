@@ -74,8 +74,24 @@ def _refuse_unknown(config_class: type, values: Mapping[str, Any], place: str) -
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"unknown key {place}{key}{nearest(key, known)}; known: {', '.join(known)}")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _refuse_unknown(typing.cast(type, hints[key]), value, f"{place}{key}.")
+        if not isinstance(value, Mapping):
+            continue
+        nested = hints[key] if dataclasses.is_dataclass(hints[key]) else _of_kind(hints[key], value, f"{place}{key}")
+        if nested is not None:
+            _refuse_unknown(typing.cast(type, nested), value, f"{place}{key}.")
+
+
+def _of_kind(hint: Any, values: Mapping[str, Any], place: str) -> type | None:
+    """The dataclass of a union that `values["kind"]` names; None where the hint is no union of dataclasses."""
+    members = [member for member in typing.get_args(hint) if dataclasses.is_dataclass(member)]
+    if len(members) < 2:
+        return None
+    kinds = {f.default: member for member in members for f in dataclasses.fields(member) if f.name == "kind"}
+    kind = values.get("kind")
+    if kind not in kinds:
+        known = ", ".join(str(name) for name in kinds)
+        raise ConfigError(f"{place}.kind: expected one of {known}{nearest(str(kind), map(str, kinds))} (got {kind!r})")
+    return typing.cast(type, kinds[kind])
 
 
 def _import(target: str) -> Any:

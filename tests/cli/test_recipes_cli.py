@@ -18,7 +18,7 @@ def test_every_recipe_is_listed() -> None:
     text = " ".join(result.stdout.split())
     for name in shipped.names():
         assert name in text
-    assert "family joint_diffusion, 12.3 M parameters, 2000 evaluations a crystal in 1000 steps" in text
+    assert "family joint_process, 2.1 M parameters, 2000 evaluations a crystal in 1000 steps" in text
     assert "arXiv 2309.04475" in text
 
 

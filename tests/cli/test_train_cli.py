@@ -121,7 +121,8 @@ def test_a_shipped_recipe_is_taken_by_name(folder: Path, tmp_path: Path) -> None
 
 def test_training_with_the_family_of_diffcsp(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(
-        "family: joint_diffusion\nmodel: {net: {width: 16, layers: 1, frequencies: 4, time_width: 8}}\n"
+        "family: joint_process\n"
+        "model: {net: {kind: cspnet, width: 16, layers: 1, frequencies: 4, time_width: 8}, species: {kind: given}}\n"
         "train: {batch_size: 3, log_steps: 1, accelerator: cpu, precision: float32, max_epochs: 1}\n"
     )
     result = call(
@@ -129,7 +130,7 @@ def test_training_with_the_family_of_diffcsp(folder: Path, tmp_path: Path) -> No
     )
     assert result.exit_code == 0, result.output
     checkpoint = load_model(tmp_path / "run" / "model")
-    assert type(checkpoint.model).__name__ == "JointDiffusion"
+    assert type(checkpoint.model).__name__ == "JointProcess"
     rows = read_log(tmp_path / "run")
     assert rows
     assert all(float(row["lattice"]) > 0 and float(row["frac"]) > 0 for row in rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from euhedral.errors import ConfigError
 from euhedral.models import registry
 from euhedral.models.fitted import FittedModel
-from euhedral.models.joint_diffusion import JointDiffusionConfig
 from euhedral.models.joint_flow import JointFlowConfig
 from euhedral.recipes import shipped
 from euhedral.train.config import Recipe, model_config
@@ -43,11 +43,29 @@ def test_every_recipe_builds_and_its_parameters_are_counted(name: str) -> None:
     assert count == 0 if _is_fitted(name) else count > 1e6
 
 
-def test_diffcsp_is_the_published_model() -> None:
-    config = model_config(shipped.find("diffcsp"))
-    assert config == JointDiffusionConfig()
+def test_diffcsp_at_its_published_size_is_the_published_model() -> None:
+    recipe = shipped.find("diffcsp")
+    config = model_config(recipe.at_published_size())
     assert (config.net.width, config.net.layers, config.net.frequencies) == (512, 6, 128)
-    assert (config.frac.sigma_min, config.frac.sigma_max, config.frac.levels) == (0.005, 0.5, 1000)
+    widths = config.frac.widths
+    assert (widths.sigma_min, widths.sigma_max, widths.levels) == (0.005, 0.5, 1000)
+    assert model_config(recipe).frac == config.frac
+    assert model_config(recipe).net.width < 512
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if shipped.find(name).published])
+def test_a_published_size_is_larger_and_nothing_else(name: str) -> None:
+    recipe = shipped.find(name)
+    large = recipe.at_published_size()
+    small, other = model_config(recipe), model_config(large)
+    assert replace(small, net=other.net) == other
+    assert shipped.count_parameters(large) > 2 * shipped.count_parameters(recipe)
+
+
+def test_changes_that_are_no_size_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("published: {net: {width: 3}}\n")
+    with pytest.raises(ConfigError, match=r"published: unknown key net"):
+        shipped.find(str(tmp_path / "r.yaml"))
 
 
 def test_the_default_model_is_a_recipe() -> None:
@@ -61,7 +79,7 @@ def test_one_file_more_is_one_recipe_more(tmp_path: Path, monkeypatch: pytest.Mo
         shutil.copy(path, tmp_path)
     (tmp_path / "mine.yaml").write_text(
         "about: {title: Mine, paper: none, steps: 5, evaluations: 10, status: new}\n"
-        "family: joint_diffusion\nmodel: {net: {width: 32, layers: 1}}\n"
+        "family: joint_process\nmodel: {net: {kind: cspnet, width: 32, layers: 1}}\n"
     )
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     assert set(shipped.names()) == {*NAMES, "mine"}
@@ -79,7 +97,7 @@ def test_a_file_is_taken_too(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("difcsp", "no recipe 'difcsp', did you mean 'diffcsp'"),
-        ("none/of/these", "give a YAML file or one of diffcsp"),
+        ("none/of/these", "give a YAML file or one of crysbfn"),
         ("missing.yaml", "cannot read the recipe"),
     ],
 )

@@ -35,6 +35,9 @@ RecipeName = Annotated[
         "--recipe", "--config", help="One of `euhedral recipes`, or a YAML file with family, model and train."
     ),
 ]
+Published = Annotated[
+    bool, typer.Option("--published", help="Take the recipe's published size; most recipes are smaller, for a laptop.")
+]
 Validation = Annotated[Path | None, typer.Option("--val", help="Other crystals, for a validation loss.")]
 
 
@@ -54,6 +57,7 @@ def train(
     accelerator: Accelerator = None,
     precision: Precision = None,
     compile_network: Compile = None,
+    published: Published = False,
 ) -> None:
     """Train a model on your crystals, or go on with a run that stopped."""
     changes: dict[str, Any] = {
@@ -76,6 +80,7 @@ def train(
             "--recipe": recipe,
             "--seed": seed,
             "--batch-size": batch_size,
+            "--published": True if published else None,
         }
         given = [name for name, value in fixed.items() if value is not None]
         if given:
@@ -86,7 +91,7 @@ def train(
     if data is None or out is None:
         raise ConfigError("give --data PATH and --out RUN to start a run, or --resume RUN to go on with one")
     console = _console()
-    chosen = _recipe(recipe, {**changes, "seed": seed, "batch_size": batch_size})
+    chosen = _recipe(recipe, {**changes, "seed": seed, "batch_size": batch_size}, published=published)
     _finished(run.train(data, out, recipe=chosen, val=val, console=console), console)
 
 
@@ -130,11 +135,13 @@ def finetune(
     _finished(run.train(data, out, recipe=chosen, val=val, base=find_weights(base), console=console), console)
 
 
-def _recipe(name: str | None, changes: dict[str, Any]) -> Recipe:
+def _recipe(name: str | None, changes: dict[str, Any], *, published: bool = False) -> Recipe:
     from euhedral.recipes import shipped
     from euhedral.train.config import Recipe
 
     recipe = Recipe() if name is None else shipped.find(name)
+    if published:
+        recipe = recipe.at_published_size()
     return recipe.with_changes(**changes)
 
 

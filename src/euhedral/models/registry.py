@@ -14,10 +14,11 @@ ENTRY_POINT_GROUP = "euhedral.models"
 
 MODELS: Table = {
     "joint_flow": ("euhedral.models.joint_flow:JointFlowConfig", "euhedral.models.joint_flow:JointFlow"),
-    "joint_diffusion": (
-        "euhedral.models.joint_diffusion:JointDiffusionConfig",
-        "euhedral.models.joint_diffusion:JointDiffusion",
+    "joint_process": (
+        "euhedral.models.joint_process:JointProcessConfig",
+        "euhedral.models.joint_process:JointProcess",
     ),
+    "diffcsp_pp": ("euhedral.models.diffcsp_pp:DiffCSPPPConfig", "euhedral.models.diffcsp_pp:DiffCSPPP"),
     "symmetric_random": (
         "euhedral.models.ion_exchange:IonExchangeConfig",
         "euhedral.models.symmetric_random:SymmetricRandom",

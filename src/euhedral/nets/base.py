@@ -22,6 +22,8 @@ class NoisyCrystals:
         species: atomic numbers, 0 where masked, (b, n).
         time: structure time, 0 noise to 1 crystal, (b,).
         known: species time, the share of species that is known, (b,).
+        features: further channels of each atom, such as a noisy code of its species or its velocity, (b, n, k); None
+            for a backbone that was made without any.
     """
 
     frac: Float[Tensor, "b n 3"]
@@ -30,6 +32,7 @@ class NoisyCrystals:
     species: Int[Tensor, "b n"]
     time: Float[Tensor, " b"]
     known: Float[Tensor, " b"]
+    features: Float[Tensor, "b n k"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,13 +57,22 @@ class Prediction:
     """What a backbone says of noisy crystals, in float32.
 
     Attributes:
-        frac: vector for each atom in fractional coordinates, without mean over the atoms, (b, n, 3).
+        frac: vector for each atom in fractional coordinates, without mean over the atoms, (b, n, 3); (b, n, 3 m) where
+            a backbone was made to give m of them.
         lattice: vector for the standardised log-lattice, (b, 6).
-        species: logits by atomic number (index 0 unused), (b, n, 119).
+        species: logits by atomic number (index 0 unused), (b, n, 119), or a code of the species where a backbone was
+            made for one, (b, n, k).
         space_group: logits by number (index 0 unused), (b, 231).
     """
 
-    frac: Float[Tensor, "b n 3"]
+    frac: Float[Tensor, "b n v"]
     lattice: Float[Tensor, "b 6"]
-    species: Float[Tensor, "b n 119"]
+    species: Float[Tensor, "b n s"]
     space_group: Float[Tensor, "b 231"]
+
+
+def features_of(noisy: NoisyCrystals) -> Tensor:
+    """The further channels of each atom. Raises ValueError where a backbone that reads some is given none."""
+    if noisy.features is None:
+        raise ValueError("this backbone was made to read features of atoms; give NoisyCrystals.features")
+    return noisy.features

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from euhedral.nets.base import Context, NoisyCrystals, Prediction
+from euhedral.nets.base import Context, NoisyCrystals, Prediction, features_of
 from euhedral.nets.periodic_transformer import SPACE_GROUPS, SPECIES, ContextEmbedding
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class CSPNetConfig:
         conditioned: read conditions, atom count and the share of known species.
         properties: number of scalar properties that it can be asked for, where it is conditioned.
         space_group: predict the space group.
+        features: further channels of each atom that are read; see `NoisyCrystals.features`.
+        codes: numbers that are predicted of each species in place of 119 logits; 0: logits.
+        vectors: vectors that are predicted of each atom.
+        kind: name of this backbone.
     """
 
     width: int = 512
@@ -51,6 +55,10 @@ class CSPNetConfig:
     conditioned: bool = False
     properties: int = 3
     space_group: bool = False
+    features: int = 0
+    codes: int = 0
+    vectors: int = 1
+    kind: Literal["cspnet"] = "cspnet"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,13 +89,14 @@ class CSPNet(nn.Module):
         self.config = config
         width = config.width
         self.embed_species = nn.Embedding(SPECIES, width)
+        self.embed_features = nn.Linear(config.features, width) if config.features else None
         self.mix = nn.Linear(width + config.time_width, width)
         self.embed_context = ContextEmbedding(width, config.properties) if config.conditioned else None
         self.layers = nn.ModuleList(EdgeLayer(width, config.frequencies) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.to_frac = nn.Linear(width, 3, bias=False)
+        self.to_frac = nn.Linear(width, 3 * config.vectors, bias=False)
         self.to_lattice = nn.Linear(width, 9 if config.lattice == "matrix" else 6, bias=False)
-        self.to_species = nn.Linear(width, SPECIES) if config.species else None
+        self.to_species = nn.Linear(width, config.codes or SPECIES) if config.species else None
         self.to_space_group = nn.Linear(width, SPACE_GROUPS) if config.space_group else None
 
     def forward(self, noisy: NoisyCrystals, context: Context) -> Prediction:
@@ -111,6 +120,8 @@ class CSPNet(nn.Module):
     def _atoms(self, noisy: NoisyCrystals, context: Context) -> Float[Tensor, "b n w"]:
         b, n = noisy.species.shape
         species = self.embed_species(noisy.species)
+        if self.embed_features is not None:
+            species = species + self.embed_features(features_of(noisy))
         clock = time_waves(noisy.time, self.config.time_width).to(species.dtype)
         atoms = self.mix(torch.cat([species, clock[:, None].expand(b, n, -1)], -1))
         if self.embed_context is not None:

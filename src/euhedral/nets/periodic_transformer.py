@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from euhedral.nets.base import Context, NoisyCrystals, Prediction
+from euhedral.nets.base import Context, NoisyCrystals, Prediction, features_of
 from euhedral.nets.pair_features import PairFeatures, PairFeaturesConfig
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ class PeriodicTransformerConfig:
         feedforward: hidden channels of the feed-forward layer, as a multiple of `width`.
         properties: number of scalar properties that it can be asked for.
         pairs: resolution of the pair features.
+        features: further channels of each atom that are read; see `NoisyCrystals.features`.
+        codes: numbers that are predicted of each species in place of 119 logits; 0: logits.
+        vectors: vectors that are predicted of each atom.
+        species: predict species.
+        space_group: predict the space group.
+        kind: name of this backbone.
     """
 
     width: int = 256
@@ -42,6 +48,12 @@ class PeriodicTransformerConfig:
     feedforward: int = 4
     properties: int = 3
     pairs: PairFeaturesConfig = field(default_factory=PairFeaturesConfig)
+    features: int = 0
+    codes: int = 0
+    vectors: int = 1
+    species: bool = True
+    space_group: bool = True
+    kind: Literal["periodic_transformer"] = "periodic_transformer"
 
 
 class PeriodicTransformer(nn.Module):
@@ -54,7 +66,8 @@ class PeriodicTransformer(nn.Module):
     norm with zero start: Peebles and Xie, ICCV 2023, Section 3.2).
 
     Invariant to the origin and to the cell images of the atoms, equivariant to their permutation; rotations cannot
-    matter since only fractional coordinates and the symmetric cell are read.
+    matter since only fractional coordinates and the symmetric cell are read. What has no head in the configuration is
+    predicted as zero.
     """
 
     def __init__(self, config: PeriodicTransformerConfig) -> None:
@@ -63,6 +76,7 @@ class PeriodicTransformer(nn.Module):
         width = config.width
         self.features = PairFeatures(config.pairs)
         self.embed_species = nn.Embedding(SPECIES, width)
+        self.embed_features = nn.Linear(config.features, width) if config.features else None
         self.embed_pair = nn.Sequential(
             nn.Linear(self.features.size, config.pair_width), nn.SiLU(), nn.Linear(config.pair_width, config.pair_width)
         )
@@ -70,17 +84,19 @@ class PeriodicTransformer(nn.Module):
         self.blocks = nn.ModuleList(PairBiasedBlock(config) for _ in range(config.blocks))
         self.final_norm = nn.LayerNorm(width, elementwise_affine=False)
         self.final_modulation = _zero_linear(width, 2 * width)
-        self.to_frac = _zero_linear(width, 3)
-        self.to_species = nn.Linear(width, SPECIES)
+        self.to_frac = _zero_linear(width, 3 * config.vectors)
+        self.to_species = nn.Linear(width, config.codes or SPECIES) if config.species else None
         self.pooled = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU())
         self.to_lattice = _zero_linear(width, 6)
-        self.to_space_group = nn.Linear(width, SPACE_GROUPS)
+        self.to_space_group = nn.Linear(width, SPACE_GROUPS) if config.space_group else None
 
     def forward(self, noisy: NoisyCrystals, context: Context) -> Prediction:
         """Predict vectors and logits; see `Prediction` for the shapes."""
         whole = self.embed_context(noisy, context)
         pairs = self.embed_pair(self.features(noisy.frac, noisy.cell))
         atoms = self.embed_species(noisy.species) + whole[:, None]
+        if self.embed_features is not None:
+            atoms = atoms + self.embed_features(features_of(noisy))
         modulation = functional.silu(whole)
         for block in self.blocks:
             atoms = block(atoms, pairs, modulation)
@@ -88,11 +104,16 @@ class PeriodicTransformer(nn.Module):
         atoms = self.final_norm(atoms) * (1 + scale) + shift
         pooled = self.pooled(torch.cat([atoms.mean(1), modulation], -1))
         frac = self.to_frac(atoms).float()
+        b, n = noisy.species.shape
+        species = frac.new_zeros(b, n, SPECIES) if self.to_species is None else self.to_species(atoms).float()
+        groups = frac.new_zeros(b, SPACE_GROUPS)
+        if self.to_space_group is not None:
+            groups = self.to_space_group(pooled).float()
         return Prediction(
             frac=frac - frac.mean(1, keepdim=True),
             lattice=self.to_lattice(pooled).float(),
-            species=self.to_species(atoms).float(),
-            space_group=self.to_space_group(pooled).float(),
+            species=species,
+            space_group=groups,
         )
 
 

@@ -1,9 +1,10 @@
-"""Variance-preserving diffusion of Euclidean values (Ho et al., DDPM, NeurIPS 2020), with the cosine schedule."""
+"""Variance-preserving diffusion of Euclidean values (Ho et al., DDPM, NeurIPS 2020), by cosine or linear schedule."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,25 +21,34 @@ class VariancePreservingConfig:
         offset: s of the cosine schedule (Nichol and Dhariwal, ICML 2021, Eq. 17).
         smallest_beta: lower bound of the variance added between two levels, as a share of the whole.
         largest_beta: upper bound of it.
+        schedule: `cosine`, or `linear` for the stochastic differential equation whose rate rises from 0.1 to 20 (Song et
+            al., ICLR 2021, Eq. 33), of which the levels are steps.
     """
 
     levels: int = 1000
     offset: float = 0.008
     smallest_beta: float = 1e-4
     largest_beta: float = 0.9999
+    schedule: Literal["cosine", "linear"] = "cosine"
+
+
+_FIRST_RATE, _LAST_RATE = 0.1, 20.0
 
 
 class VariancePreserving:
     """x_t = sqrt(a) x + sqrt(1 - a) e with e ~ N(0, 1); a rises from about 0 at t = 0 (noise) to 1 at t = 1.
 
-    a is the product of 1 - beta over the levels (DDPM, Eq. 4), betas being those of the cosine schedule within their
-    bounds; between levels log a is interpolated. The target of training is the noise e.
+    a is the product of 1 - beta over the levels (DDPM, Eq. 4), betas being those of the schedule within their bounds;
+    between levels log a is interpolated. The target of training is the noise e.
     """
 
     def __init__(self, config: VariancePreservingConfig | None = None) -> None:
         self.config = config = config or VariancePreservingConfig()
         level = torch.arange(config.levels + 1, dtype=torch.float64) / config.levels
-        signal = torch.cos((level + config.offset) / (1 + config.offset) * math.pi / 2).square()
+        if config.schedule == "cosine":
+            signal = torch.cos((level + config.offset) / (1 + config.offset) * math.pi / 2).square()
+        else:
+            signal = torch.exp(-(_FIRST_RATE * level + (_LAST_RATE - _FIRST_RATE) * level.square() / 2))
         beta = (1 - signal[1:] / signal[:-1]).clamp(config.smallest_beta, config.largest_beta)
         self._log_signal = torch.cat([torch.zeros(1, dtype=torch.float64), (1 - beta).log().cumsum(0)])
 

@@ -13,6 +13,8 @@ from euhedral.noise.base import Corrupted, expand_time
 
 # Below this width the neighbouring images weigh less than exp(-50): the wrapped normal is a normal.
 _NARROW = 0.05
+# Beyond this width the wrapped normal is uniform but for a wave of one period, whose shape no longer changes.
+_FLAT = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +42,8 @@ class WrappedNormal:
     def __init__(self, config: WrappedNormalConfig | None = None) -> None:
         self.config = config = config or WrappedNormalConfig()
         widths = torch.linspace(math.log(config.sigma_min), math.log(config.sigma_max), config.levels).double().exp()
-        # A point of the grid is the middle of its cell; the score is odd, so half of the torus suffices.
-        grid = (torch.arange(2000, dtype=torch.float64) + 0.5) / 4000
-        moment = torch.ones_like(widths)
-        for k in (widths > _NARROW).nonzero().flatten().tolist():
-            weight = wrapped_density(grid, widths[k])
-            moment[k] = (weight * scaled_score(grid, widths[k]).square()).sum() / weight.sum()
-        self._moments = moment.sqrt()
+        self._moments = score_moments(widths)
+        self._target_moments = score_moments(widths.clamp_max(_FLAT))
 
     def sigma(self, t: Tensor) -> Tensor:
         """Width of the noise at time t; shape of `t`, float64."""
@@ -58,11 +55,14 @@ class WrappedNormal:
 
     def scale(self, t: Tensor) -> Tensor:
         """Root mean square of the score of x_t given x, for t < 1; shape of `t`, float64."""
-        table, last = self._moments.to(t.device), self.config.levels - 1
+        return self._interpolated(self._moments, t) / self.sigma(t).clamp_min(1e-12)
+
+    def _interpolated(self, table: Tensor, t: Tensor) -> Tensor:
+        """What a table by level says at time t."""
+        table, last = table.to(t.device), self.config.levels - 1
         place = ((1 - t.double()) * self.config.levels - 1).clamp(0, last)
         low = place.floor().long().clamp_max(max(last - 1, 0))
-        moment = torch.lerp(table[low], table[(low + 1).clamp_max(last)], place - low)
-        return moment / self.sigma(t).clamp_min(1e-12)
+        return torch.lerp(table[low], table[(low + 1).clamp_max(last)], place - low)
 
     def prior(self, shape: tuple[int, ...], *, rng: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
         """Uniform coordinates in [0, 1)."""
@@ -76,8 +76,9 @@ class WrappedNormal:
         noise = torch.randn(clean.shape, generator=rng, device=clean.device, dtype=clean.dtype)
         sigma = self.sigma(t)
         width = expand_time(sigma.clamp_min(1e-6), clean)
-        moment = (self.scale(t) * sigma).clamp_min(1e-12).masked_fill(sigma == 0, 1.0)
-        target = scaled_score(width * noise, width) / expand_time(moment, clean)
+        moment = self._interpolated(self._target_moments, t).masked_fill(sigma == 0, 1.0)
+        # A wide noise's score over its size is that of a less wide one, which does not underflow.
+        target = scaled_score(width * noise, width.clamp_max(_FLAT)) / expand_time(moment, clean)
         return Corrupted(noisy=wrap(clean + expand_time(sigma, clean) * noise), target=target)
 
     def score(self, noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
@@ -114,6 +115,17 @@ class WrappedNormal:
         if rng is not None:
             moved = moved + expand_time((2 * length).sqrt(), noisy) * _normal(noisy, rng)
         return wrap(moved)
+
+
+def score_moments(widths: Tensor) -> Tensor:
+    """Root mean square of `scaled_score` of displacements drawn with each width, (k,), float64; 1 where it is narrow."""
+    # A point of the grid is the middle of its cell; the score is odd, so half of the torus suffices.
+    grid = (torch.arange(2000, dtype=torch.float64) + 0.5) / 4000
+    moment = torch.ones_like(widths)
+    for k in (widths > _NARROW).nonzero().flatten().tolist():
+        weight = wrapped_density(grid, widths[k])
+        moment[k] = (weight * scaled_score(grid, widths[k]).square()).sum() / weight.sum()
+    return moment.sqrt()
 
 
 def scaled_score(displacement: Tensor, sigma: Tensor) -> Tensor:

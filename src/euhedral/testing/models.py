@@ -23,9 +23,30 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "lattice_mean": (0.0, 0.0, 0.0, 0.0, 0.0, 1.65),
         "lattice_std": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15),
     },
-    "joint_diffusion": {
-        "net": {"width": 32, "layers": 2, "frequencies": 16, "time_width": 32, "species": True, "conditioned": True},
-        "species": "absorbing",
+    "joint_process": {
+        "net": {
+            "kind": "cspnet",
+            "width": 32,
+            "layers": 2,
+            "frequencies": 16,
+            "time_width": 32,
+            "conditioned": True,
+        },
+        "lattice_mean": (0.0, 0.0, 0.0, 0.0, 0.0, 1.65),
+        "lattice_std": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15),
+    },
+    "diffcsp_pp": {
+        "net": {
+            "width": 32,
+            "layers": 2,
+            "frequencies": 16,
+            "time_width": 32,
+            "lattice": "log_symmetric",
+            "species": True,
+            "conditioned": True,
+        },
+        "lattice_mean": (0.0, 0.0, 0.0, 0.0, 0.0, 1.65),
+        "lattice_std": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15),
     },
     "ion_exchange": {"crystals": 2, "atoms": 3},
     "symmetric_random": {"crystals": 2, "atoms": 3},

@@ -235,4 +235,5 @@ def _same(actual: Prediction, expected: Prediction, tolerance: float, when: str)
 
 
 def _rows(value: Inputs, rows: list[int]) -> Inputs:
-    return replace(value, **{f.name: getattr(value, f.name)[rows] for f in fields(value)})
+    given = {f.name: getattr(value, f.name) for f in fields(value)}
+    return replace(value, **{name: tensor[rows] for name, tensor in given.items() if tensor is not None})

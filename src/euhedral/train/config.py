@@ -131,13 +131,29 @@ class Recipe:
         family: name in the registry of models.
         model: changes to the family's default configuration, nested as it is; statistics of the data are filled in.
         train: settings of the run.
+        published: changes to `model` and `train`, under these keys, that give the published size of a recipe whose own
+            is for a laptop; empty where its own is the published one.
         about: where it comes from.
     """
 
     family: str = "joint_flow"
     model: Mapping[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+    published: Mapping[str, Any] = field(default_factory=dict)
     about: About = field(default_factory=About)
+
+    def at_published_size(self) -> Recipe:
+        """The recipe with its `published` changes made. Raises ConfigError where they do not fit."""
+        if unknown := set(self.published) - {"model", "train"}:
+            raise ConfigError(f"published: unknown key {', '.join(sorted(unknown))}; known: model, train")
+        changed = replace(
+            self,
+            model=_merged(self.model, self.published.get("model", {})),
+            train=with_changes(self.train, **self.published.get("train", {})),
+            published={},
+        )
+        model_config(changed)
+        return changed
 
     def with_changes(self, **changes: Any) -> Recipe:
         """The recipe with other settings of `TrainConfig`; None leaves a setting as it is. Raises ConfigError."""
@@ -171,14 +187,25 @@ def load_recipe(path: str | Path) -> Recipe:
         document = {}
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise ConfigError(
-            f"'{path}' must hold the keys family, model and train (and may hold about), got {type(document).__name__}"
+            f"'{path}' must hold the keys family, model and train (and may hold published and about), "
+            f"got {type(document).__name__}"
         )
     try:
         recipe: Recipe = registry.parse_config(Recipe, document)
         model_config(recipe)
+        recipe.at_published_size()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return recipe
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings with some entries changed."""
+    merged = dict(values)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def model_config(recipe: Recipe, **filled: Any) -> Any:

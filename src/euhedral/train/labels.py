@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from euhedral.crystal.batch import CrystalBatch
-from euhedral.crystal.lattice import log_symmetric
+from euhedral.crystal.lattice import log_symmetric, parameters_from_cell
 from euhedral.data.store import CrystalStore
 from euhedral.errors import DataError
 from euhedral.evaluate.validity import composition_validity
@@ -80,6 +80,8 @@ class DataStatistics:
         num_atoms_by_space_group: the same within each space group that is known.
         lattice_mean: of the log-symmetric coordinates, six numbers.
         lattice_std: their standard deviation.
+        length_mean: of log(length / Å) - log(N) / 3, three numbers.
+        length_std: their standard deviation.
         property_mean: of each property of `PROPERTIES`; 0 where it is never known.
         property_std: standard deviation; 1 where it is never known or constant.
         property_known: crystals of which each property is known.
@@ -92,6 +94,8 @@ class DataStatistics:
     num_atoms_by_space_group: dict[int, dict[int, int]]
     lattice_mean: tuple[float, ...]
     lattice_std: tuple[float, ...]
+    length_mean: tuple[float, ...]
+    length_std: tuple[float, ...]
     property_mean: tuple[float, ...]
     property_std: tuple[float, ...]
     property_known: dict[str, int]
@@ -99,7 +103,7 @@ class DataStatistics:
 
     def config_values(self) -> dict[str, tuple[float, ...]]:
         """The values that a model's configuration holds."""
-        names = ("lattice_mean", "lattice_std", "property_mean", "property_std")
+        names = ("lattice_mean", "lattice_std", "length_mean", "length_std", "property_mean", "property_std")
         return {name: getattr(self, name) for name in names}
 
     def to_meta(self) -> dict[str, Any]:
@@ -132,6 +136,7 @@ def statistics_of(store: CrystalStore, labels: LabelTable, *, max_atoms: int) ->
     lattice = np.concatenate([_log_lattice(store, chosen[i : i + _CHUNK]) for i in range(0, len(chosen), _CHUNK)])
     if not np.isfinite(lattice).all():
         raise DataError(f"'{store.path}' holds a cell of no volume; convert its source again")
+    lengths = np.concatenate([_log_lengths(store, part) for part in _chunks(chosen)])
     properties = labels.properties[used].astype(np.float64)
     known = np.isfinite(properties)
     count = np.maximum(known.sum(0), 1)
@@ -144,6 +149,8 @@ def statistics_of(store: CrystalStore, labels: LabelTable, *, max_atoms: int) ->
         num_atoms_by_space_group=_by_group(sizes[used], labels.space_group[used]),
         lattice_mean=tuple(lattice.mean(0).tolist()),
         lattice_std=tuple(_scale(lattice.std(0)).tolist()),
+        length_mean=tuple(lengths.mean(0).tolist()),
+        length_std=tuple(_scale(lengths.std(0)).tolist()),
         property_mean=tuple(mean.tolist()),
         property_std=tuple(_scale(np.sqrt(variance)).tolist()),
         property_known={name: int(known[:, i].sum()) for i, name in enumerate(PROPERTIES)},
@@ -159,6 +166,12 @@ def _scale(std: NDArray[np.float64]) -> NDArray[np.float64]:
 def _log_lattice(store: CrystalStore, indices: NDArray[np.int64]) -> NDArray[np.float64]:
     crystals = store.crystals(indices)
     return log_symmetric(crystals.cell.double(), crystals.num_atoms).numpy()
+
+
+def _log_lengths(store: CrystalStore, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    crystals = store.crystals(indices)
+    lengths, _ = parameters_from_cell(crystals.cell.double())
+    return (lengths.log() - crystals.num_atoms.double().log()[:, None] / 3).numpy()
 
 
 def _neutral_share(store: CrystalStore, indices: NDArray[np.int64]) -> float:

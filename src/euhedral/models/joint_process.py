@@ -1,0 +1,333 @@
+"""One family for the joint models of the literature: a path for each field of a crystal, one backbone, one loop.
+
+DiffCSP, EquiCSP, MatterGen, FlowMM, CrystalFlow, OMatG, CrysBFN, KLDM and Crystalite are configurations of it; see the
+files under `recipes/`, which say what of each is as published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.geometry import wrap
+from euhedral.errors import ConfigError
+from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
+from euhedral.models.conditions import Conditions
+from euhedral.models.guidance import Asked
+from euhedral.models.lattice_field import LatticeField, LatticeFieldConfig
+from euhedral.models.lattice_maps import ParameterMap, bounded_cell
+from euhedral.models.species_fields import (
+    AbsorbingSpeciesConfig,
+    CodedSpecies,
+    ShownSpecies,
+    SpeciesFieldConfig,
+    SpeciesState,
+    species_field,
+)
+from euhedral.nets.backbones import BackboneConfig, backbone
+from euhedral.nets.base import Context, NoisyCrystals, Prediction
+from euhedral.nets.cspnet import CSPNetConfig, MatrixPrediction
+from euhedral.noise.alignment import aligned
+from euhedral.noise.bayesian import TorusBayesian, TorusBayesianConfig
+from euhedral.noise.diffusion_paths import WrappedNormalPath, WrappedNormalPathConfig
+from euhedral.noise.edm import TorusEDM, TorusEDMConfig
+from euhedral.noise.flow_paths import TorusFlowPath, TorusFlowPathConfig
+from euhedral.noise.interpolant import TorusInterpolant, TorusInterpolantConfig
+from euhedral.noise.kinetic import KineticConfig, KineticPath
+from euhedral.noise.masked import MASKED
+from euhedral.noise.path import Derived, Path
+
+FracPathConfig = Annotated[
+    WrappedNormalPathConfig
+    | TorusFlowPathConfig
+    | TorusInterpolantConfig
+    | TorusEDMConfig
+    | TorusBayesianConfig
+    | KineticConfig,
+    Field(discriminator="kind"),
+]
+_FRAC_PATHS: dict[str, Any] = {
+    "wrapped_normal": WrappedNormalPath,
+    "torus_flow": TorusFlowPath,
+    "torus_interpolant": TorusInterpolant,
+    "torus_edm": TorusEDM,
+    "torus_bayesian": TorusBayesian,
+    "kinetic": KineticPath,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessWeights:
+    """Weights of the parts of the loss, each a mean squared error, but that of masked species a cross entropy."""
+
+    frac: float = 1.0
+    lattice: float = 1.0
+    species: float = 1.0
+    axes: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointProcessConfig:
+    """Everything that defines the model.
+
+    Attributes:
+        net: the backbone; what it reads and gives follows from the fields.
+        frac: path of fractional coordinates.
+        lattice: numbers and path of the lattice.
+        species: how species are treated.
+        prediction_share: share of training crystals whose species are all given, where species are generated.
+        condition_keep: probability that a known condition is shown in training (classifier-free guidance).
+        alignment: origins tried when noise is paired with the nearest copy of a crystal (`noise.alignment`), for paths
+            that take their noise; 0: none.
+        solver: `heun` averages two evaluations a step where fields follow an ordinary differential equation.
+        weights: parts of the loss; `axes` weighs what the network says of a crystal whose axes were exchanged against
+            what it says of the crystal, with the axes exchanged (EquiCSP, Section 4.2), for an evaluation more.
+        lattice_mean: mean of the log-symmetric lattice coordinates of the training crystals, six numbers.
+        lattice_std: their standard deviation.
+        length_mean: mean of log(length / Å) - log(N) / 3 of the training crystals, three numbers.
+        length_std: their standard deviation.
+        property_mean: mean of each property of `PROPERTIES` in training.
+        property_std: its standard deviation.
+    """
+
+    net: BackboneConfig = field(default_factory=CSPNetConfig)
+    frac: FracPathConfig = field(default_factory=WrappedNormalPathConfig)
+    lattice: LatticeFieldConfig = field(default_factory=LatticeFieldConfig)
+    species: SpeciesFieldConfig = field(default_factory=AbsorbingSpeciesConfig)
+    prediction_share: float = 0.5
+    condition_keep: float = 0.5
+    alignment: int = 0
+    solver: Literal["euler", "heun"] = "euler"
+    weights: ProcessWeights = field(default_factory=ProcessWeights)
+    lattice_mean: tuple[float, ...] = (0.0,) * 6
+    lattice_std: tuple[float, ...] = (1.0,) * 6
+    length_mean: tuple[float, ...] = (1.1, 1.2, 1.5)
+    length_std: tuple[float, ...] = (0.25, 0.25, 0.35)
+    property_mean: tuple[float, ...] = (0.0,) * 3
+    property_std: tuple[float, ...] = (1.0,) * 3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _State:
+    """Samples on their way: values of coordinates (b, n, ...) and lattice (b, ...), and species."""
+
+    frac: Tensor
+    lattice: Tensor
+    species: SpeciesState
+
+
+class JointProcess(GenerativeModel):
+    """See the module. Loss: the weighted sum of what each field's path asks for, all fields being at one time."""
+
+    def __init__(self, config: JointProcessConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.frac: Path = _FRAC_PATHS[config.frac.kind](config.frac)
+        self.lattice = LatticeField(
+            config.lattice,
+            lattice=torch.tensor([config.lattice_mean, config.lattice_std]),
+            lengths=torch.tensor([config.length_mean, config.length_std]),
+        )
+        self.species = species_field(config.species)
+        if self.lattice.path.vectors != 1:
+            raise ConfigError("lattice.path must be without a latent: backbones say one thing of a lattice")
+        if config.weights.axes and not (isinstance(self.lattice.map, ParameterMap) and config.lattice.alike):
+            raise ConfigError("weights.axes takes lengths and angles as the lattice, with lattice.alike: true")
+        self.net = backbone(
+            config.net,
+            features=self.frac.features + self.species.features,
+            codes=self.species.codes,
+            vectors=self.frac.vectors,
+            species=self.species.predicts,
+            matrix=self.lattice.matrix,
+        )
+        self.register_buffer("property_mean", torch.tensor(config.property_mean), persistent=False)
+        self.register_buffer("property_std", torch.tensor(config.property_std), persistent=False)
+        self.property_mean: Tensor
+        self.property_std: Tensor
+
+    def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
+        """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""
+        count, size = self._equal_count(batch), len(batch)
+        device, config = batch.frac.device, self.config
+        time = self.frac.draw_time(size, rng=rng)
+        species = batch.species.reshape(size, count)
+        clean = batch.frac.reshape(size, count, 3).float()
+        start = None
+        if config.alignment:
+            start = self.frac.prior((size, count, 3), rng=rng)
+            start = aligned(start, clean, species, rng=rng, origins=config.alignment)
+        moved = self.frac.corrupt(clean, time, rng=rng, start=start)
+        lattice = self.lattice.encode(batch.cell, batch.num_atoms)
+        noise = self.lattice.prior(batch.num_atoms, rng=rng) if config.lattice.informed else None
+        strained = self.lattice.path.corrupt(lattice, time, rng=rng, start=noise)
+        given = torch.rand(size, generator=rng, device=device) < config.prediction_share
+        renamed = self.species.corrupt(species, time, given, rng=rng)
+        shown = conditions.drop(config.condition_keep, rng=rng)
+        context = shown.context(self.property_mean, self.property_std)
+        noisy = self._noisy(moved.noisy, strained.noisy, renamed.shown, time)
+        guess = self.net(noisy, context)
+        weights = config.weights
+        terms = {
+            "frac": (guess.frac - moved.target).square().mean(),
+            "lattice": (_lattice_of(guess) - strained.target).square().mean(),
+        }
+        total = weights.frac * terms["frac"] + weights.lattice * terms["lattice"]
+        if self.species.predicts:
+            terms["species"] = self.species.loss(guess.species, renamed, time)
+            total = total + weights.species * terms["species"]
+        if weights.axes:
+            terms["axes"] = self._axes(guess, noisy, context, rng)
+            total = total + weights.axes * terms["axes"]
+        return LossTerms(total=total, terms={name: value.detach() for name, value in terms.items()})
+
+    @torch.no_grad()
+    def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
+        """Draw crystals: correctors, where a path has one, and a step of every field at each time.
+
+        `rng` lives on the CPU whatever the model's device, so that a seed gives the same noise everywhere.
+
+        Raises:
+            RequestError: where species are to be chosen and the model predicts structures alone.
+        """
+        crystals = self._path(request, rng)
+        if (test := request.composition_test) is None or not bool((request.species == MASKED).any()):
+            return crystals
+        for _ in range(test.redraws):
+            missed = test.missed(crystals.species.reshape(request.species.shape))
+            if not len(missed):
+                break
+            again = self._path(request.rows(missed), rng)
+            place = torch.arange(len(crystals))
+            place[missed] = len(crystals) + torch.arange(len(missed))
+            crystals = CrystalBatch.concat([crystals, again])[place]
+        return crystals
+
+    def _path(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
+        device, (size, count) = self.property_mean.device, request.species.shape
+        asked = Asked.of(request, self.property_mean, self.property_std, conditioned=self._conditioned)
+        num_atoms = torch.full((size,), count, dtype=torch.int64)
+        state = _State(
+            frac=self.frac.prior((size, count, 3), rng=rng).to(device),
+            lattice=self.lattice.prior(num_atoms, rng=rng).to(device),
+            species=self.species.start(request, rng=rng, device=device),
+        )
+        for step in range(request.steps):
+            now = torch.full((size,), step / request.steps, device=device)
+            later = torch.full((size,), (step + 1) / request.steps, device=device)
+            if self.frac.corrected or self.lattice.path.corrected:
+                state = self._corrected(state, now, asked, rng=rng, last=step + 1 == request.steps)
+            state = self._stepped(state, now, later, asked, rng)
+        return self._crystals(state)
+
+    @property
+    def _conditioned(self) -> bool:
+        return getattr(self.config.net, "conditioned", True)
+
+    def _corrected(self, state: _State, now: Tensor, asked: Asked, *, rng: torch.Generator, last: bool) -> _State:
+        guess = self._guess(state, now, asked, rng)
+        noise = None if last else rng
+        lattice = self.lattice.path.correct(state.lattice, _lattice_of(guess), now, rng=noise)
+        return replace(
+            state,
+            frac=self.frac.correct(state.frac, guess.frac, now, rng=noise),
+            lattice=self.lattice.bounded(lattice),
+        )
+
+    def _stepped(self, state: _State, now: Tensor, later: Tensor, asked: Asked, rng: torch.Generator) -> _State:
+        guess = self._guess(state, now, asked, rng)
+        path = self.lattice.path
+        species = self.species.step(state.species, guess.species, now, later, rng=rng)
+        if self.config.solver == "euler" or float(later[0]) >= 1 or not self._derived:
+            frac = self.frac.step(state.frac, guess.frac, now, later, rng=rng)
+            lattice = path.step(state.lattice, _lattice_of(guess), now, later, rng=rng)
+            return _State(frac=frac, lattice=self.lattice.bounded(lattice), species=species)
+        assert isinstance(self.frac, Derived)
+        assert isinstance(path, Derived)
+        first = (
+            self.frac.derivative(state.frac, guess.frac, now),
+            path.derivative(state.lattice, _lattice_of(guess), now),
+        )
+        trial = _State(
+            frac=self.frac.move(state.frac, first[0], now, later),
+            lattice=self.lattice.bounded(path.move(state.lattice, first[1], now, later)),
+            species=species,
+        )
+        again = self._guess(trial, later, asked, rng)
+        frac = (first[0] + self.frac.derivative(trial.frac, again.frac, later)) / 2
+        lattice = (first[1] + path.derivative(trial.lattice, _lattice_of(again), later)) / 2
+        if isinstance(self.species, CodedSpecies):
+            codes = self.species.derivative(state.species, guess.species, now)
+            codes = (codes + self.species.derivative(trial.species, again.species, later)) / 2
+            species = self.species.move(state.species, codes, now, later, rng=rng)
+        return _State(
+            frac=self.frac.move(state.frac, frac, now, later),
+            lattice=self.lattice.bounded(path.move(state.lattice, lattice, now, later)),
+            species=species,
+        )
+
+    @property
+    def _derived(self) -> bool:
+        coded = not isinstance(self.species, CodedSpecies) or isinstance(self.species.path, Derived)
+        return isinstance(self.frac, Derived) and isinstance(self.lattice.path, Derived) and coded
+
+    def _guess(self, state: _State, time: Tensor, asked: Asked, rng: torch.Generator) -> Prediction:
+        shown = self.species.show(state.species, time, rng=rng)
+        return asked.guess(self.net, self._noisy(state.frac, state.lattice, shown, time))
+
+    def _noisy(self, frac: Tensor, lattice: Tensor, species: ShownSpecies, time: Tensor) -> NoisyCrystals:
+        size, count = species.species.shape
+        num_atoms = torch.full((size,), count, dtype=torch.int64, device=frac.device)
+        channels = [x for x in (self.frac.features_of(frac, time), species.features) if x is not None]
+        return NoisyCrystals(
+            frac=self.frac.shown(frac, time),
+            cell=self.lattice.cell(lattice, num_atoms),
+            lattice=self.lattice.shown(lattice, time, num_atoms),
+            species=species.species,
+            time=time,
+            known=species.known,
+            features=torch.cat([x.to(frac.dtype) for x in channels], -1) if channels else None,
+        )
+
+    def _axes(self, guess: Prediction, noisy: NoisyCrystals, context: Context, rng: torch.Generator) -> Tensor:
+        """How far what is said of crystals with their axes exchanged is from what is said of them, exchanged."""
+        order = torch.rand(len(noisy.frac), 3, generator=rng, device=rng.device).argsort(1)
+
+        def exchanged(value: Tensor) -> Tensor:
+            index = order.view(-1, *([1] * (value.dim() - 2)), 3).expand(value.shape)
+            return value.gather(-1, index)
+
+        def exchanged_six(value: Tensor) -> Tensor:
+            return torch.cat([exchanged(value[:, :3]), exchanged(value[:, 3:])], 1)
+
+        rows = order[:, :, None].expand(-1, 3, 3)
+        other = replace(
+            noisy,
+            frac=exchanged(noisy.frac),
+            cell=noisy.cell.gather(1, rows),
+            lattice=exchanged_six(noisy.lattice),
+        )
+        said = self.net(other, context)
+        return (said.frac - exchanged(guess.frac)).square().mean() + (
+            said.lattice - exchanged_six(guess.lattice)
+        ).square().mean()
+
+    def _crystals(self, state: _State) -> CrystalBatch:
+        size, count = state.species.species.shape
+        device = state.species.species.device
+        num_atoms = torch.full((size,), count, dtype=torch.int64, device=device)
+        return CrystalBatch(
+            frac=wrap(self.frac.clean(state.frac)).reshape(-1, 3),
+            cell=bounded_cell(self.lattice.cell(state.lattice, num_atoms)),
+            species=state.species.species.reshape(-1),
+            num_atoms=num_atoms,
+        )
+
+
+def _lattice_of(guess: Prediction) -> Tensor:
+    return guess.cell if isinstance(guess, MatrixPrediction) else guess.lattice

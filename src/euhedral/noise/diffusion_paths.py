@@ -1,0 +1,146 @@
+"""Diffusion as paths: wrapped normal coordinates (DiffCSP, EquiCSP, MatterGen), and DDPM or DDIM of Euclidean values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from euhedral.noise.base import Corrupted
+from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.path import Path, normal_like
+from euhedral.noise.torus import without_mean
+from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrappedNormalPathConfig:
+    """Wrapped-normal diffusion of coordinates.
+
+    Attributes:
+        widths: of the noise.
+        corrector: step of the Langevin corrector in units of sigma / sigma_min squared (DiffCSP, Algorithm 2); 0: none.
+        corrector_ratio: signal-to-noise ratio of a Langevin corrector whose step follows from the norms of noise and
+            score (Song et al., ICLR 2021, Algorithm 4; MatterGen); 0: none. It stands over `corrector`.
+        narrowed: widths are divided by the cube root of the atom count, so that they mean the same distance in cells of
+            all sizes (MatterGen, Appendix A.4).
+    """
+
+    widths: WrappedNormalConfig = field(default_factory=WrappedNormalConfig)
+    corrector: float = 1e-5
+    corrector_ratio: float = 0.0
+    narrowed: bool = False
+    kind: Literal["wrapped_normal"] = "wrapped_normal"
+
+
+class WrappedNormalPath(Path):
+    """See `noise.wrapped_normal`; the target is the scaled score without its mean over the atoms.
+
+    The score of crystals whose origin is free has no mean, so that this changes the noise of the gradient and not where
+    it leads.
+    """
+
+    def __init__(self, config: WrappedNormalPathConfig) -> None:
+        self.config = config
+        self.process = WrappedNormal(config.widths)
+        self.corrected = config.corrector > 0 or config.corrector_ratio > 0
+
+    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
+        """Uniform coordinates."""
+        return self.process.prior(shape, rng=rng, device=rng.device)
+
+    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
+        """See the class; `start` is not used."""
+        given = self.process.corrupt(clean, self._time(t, clean), rng=rng)
+        return Corrupted(noisy=given.noisy, target=without_mean(given.target))
+
+    def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """The ancestral step."""
+        now, then = self._time(t, value), self._time(later, value)
+        return self.process.reverse(value, self.process.score_from_target(guess, now), now, then, rng=rng)
+
+    def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
+        """A step of Langevin dynamics."""
+        now = self._time(t, value)
+        score = self.process.score_from_target(guess, now)
+        if not self.config.corrector_ratio:
+            return self.process.correct(value, score, now, step=self.config.corrector, rng=rng)
+        return langevin(value, score, self.config.corrector_ratio, rng=rng) % 1
+
+    def _time(self, t: Tensor, like: Tensor) -> Tensor:
+        """The time at which the widths of a lone atom are those of this atom count at time t."""
+        if not self.config.narrowed:
+            return t
+        widths = self.config.widths
+        span = math.log(widths.sigma_max / widths.sigma_min)
+        shift = math.log(like.shape[1]) / 3 / span * (widths.levels - 1) / widths.levels
+        return torch.where(t < 1, (t + shift).clamp_max(1 - 1 / widths.levels), t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariancePreservingPathConfig:
+    """DDPM or DDIM of Euclidean values.
+
+    Attributes:
+        schedule: of the noise.
+        target: what the network predicts, the noise or the clean value.
+        deterministic: steps without randomness (DDIM).
+        corrector_ratio: see `WrappedNormalPathConfig`; 0: none.
+    """
+
+    schedule: VariancePreservingConfig = field(default_factory=VariancePreservingConfig)
+    target: Literal["noise", "clean"] = "noise"
+    deterministic: bool = False
+    corrector_ratio: float = 0.0
+    kind: Literal["variance_preserving"] = "variance_preserving"
+
+
+class VariancePreservingPath(Path):
+    """See `noise.gaussian`."""
+
+    def __init__(self, config: VariancePreservingPathConfig) -> None:
+        self.config = config
+        self.process = VariancePreserving(config.schedule)
+        self.corrected = config.corrector_ratio > 0
+
+    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
+        """Standard normal values."""
+        return self.process.prior(shape, rng=rng, device=rng.device)
+
+    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
+        """See the class; `start` is not used."""
+        given = self.process.corrupt(clean, t, rng=rng)
+        return given if self.config.target == "noise" else Corrupted(noisy=given.noisy, target=clean)
+
+    def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """The ancestral step, or that of DDIM."""
+        noise = self._noise(value, guess, t)
+        if self.config.deterministic:
+            return self.process.deterministic(value, noise, t, later)
+        return self.process.reverse(value, noise, t, later, rng=rng)
+
+    def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
+        """A step of Langevin dynamics."""
+        if not self.corrected:
+            return value
+        score = self.process.score_from_noise(self._noise(value, guess, t), t)
+        return langevin(value, score, self.config.corrector_ratio, rng=rng)
+
+    def _noise(self, value: Tensor, guess: Tensor, t: Tensor) -> Tensor:
+        return guess if self.config.target == "noise" else self.process.noise_from_clean(value, guess, t)
+
+
+def langevin(value: Tensor, score: Tensor, ratio: float, *, rng: torch.Generator | None) -> Tensor:
+    """x + e s + sqrt(2 e) z with e = 2 (ratio |z| / |s|)² for each crystal (Song et al., ICLR 2021, Algorithm 4).
+
+    |z| is taken as its expectation, the root of the number of values; without a generator, z is left out.
+    """
+    axes = tuple(range(1, value.dim()))
+    size = math.sqrt(value[0].numel()) if len(value) else 1.0
+    norm = score.square().sum(axes, keepdim=True).sqrt().clamp_min(1e-6)
+    length = (2 * (ratio * size / norm) ** 2).clamp_max(1e6)
+    moved = value + length * score
+    return moved if rng is None else moved + (2 * length).sqrt() * normal_like(value, rng)
