@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from euhedral.crystal.wyckoff import GROUPS, LETTERS, group_operations, primitive_basis, wyckoff_positions
+from euhedral.crystal.wyckoff import (
+    GROUPS,
+    LETTERS,
+    centring_translations,
+    group_operations,
+    primitive_basis,
+    wyckoff_positions,
+)
 from euhedral.errors import CrystalError
 
 
@@ -59,8 +66,7 @@ def _key(linear: np.ndarray, shift: np.ndarray) -> tuple[int, ...]:
 
 def test_primitive_cells_hold_one_lattice_point() -> None:
     for group in range(1, GROUPS + 1):
-        rotations, translations = group_operations(group)
-        centring = translations[(rotations == np.eye(3)).all((1, 2))]
+        centring = centring_translations(group)
         basis = primitive_basis(group)
         assert np.linalg.det(basis) == pytest.approx(1 / len(centring))
         # Every lattice point has whole coordinates in it.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from euhedral.crystal.crystal_family import onto_family
 from euhedral.crystal.lattice import log_symmetric
 from euhedral.crystal.symmetry import ReducedCell, reduced_cells
 from euhedral.crystal.symmetry_search import StandardSetting, standard_setting
-from euhedral.crystal.wyckoff import LETTERS, group_operations, primitive_basis, wyckoff_positions
+from euhedral.crystal.wyckoff import LETTERS, centring_translations, primitive_basis, wyckoff_positions
 from euhedral.errors import CrystalError
 
 if TYPE_CHECKING:
@@ -97,14 +98,28 @@ def asymmetric_units(batch: CrystalBatch, symprec: float = 0.1) -> list[Asymmetr
         symprec: tolerance in Å of the search by moyopy.
     """
     outcomes: list[AsymmetricUnit | CrystalError] = []
+    standard: list[StandardSetting] = []
     for cell in reduced_cells(batch):
         try:
             if isinstance(cell, CrystalError):
                 raise cell
-            outcomes.append(_unit(standard_setting(cell.request(symprec)), cell))
+            found = standard_setting(cell.request(symprec))
+            outcomes.append(_unit(found, cell))
+            standard.append(found)
         except CrystalError as error:
             outcomes.append(error)
-    return outcomes
+    lattices = iter(_family_lattices(standard))
+    return [
+        replace(outcome, lattice=next(lattices)) if isinstance(outcome, AsymmetricUnit) else outcome
+        for outcome in outcomes
+    ]
+
+
+def _family_lattices(standard: Sequence[StandardSetting]) -> NDArray[np.float64]:
+    """Log-symmetric coordinates of conventional cells, (cells, 6)."""
+    cells = torch.tensor([found.basis for found in standard], dtype=torch.float64).reshape(-1, 3, 3)
+    coordinates = log_symmetric(cells, torch.tensor([len(found.species) for found in standard]))
+    return onto_family(coordinates, torch.tensor([found.number for found in standard], dtype=torch.int64)).numpy()
 
 
 def without_symmetry(crystal: CrystalBatch) -> AsymmetricUnit:
@@ -119,10 +134,10 @@ def without_symmetry(crystal: CrystalBatch) -> AsymmetricUnit:
 
 
 def _unit(found: StandardSetting, cell: ReducedCell) -> AsymmetricUnit:
+    """The unit, without its lattice."""
     frac, species = cell.crystal.frac.numpy(), cell.crystal.species.numpy()
     points = _ideal_points(found, frac, species)
-    rotations, translations = group_operations(found.number)
-    centring = translations[(rotations == np.eye(3)).all((1, 2))]
+    centring = centring_translations(found.number)
     orbits = np.array(found.orbits)
     rows = []
     for first in np.unique(orbits).tolist():
@@ -140,12 +155,11 @@ def _unit(found: StandardSetting, cell: ReducedCell) -> AsymmetricUnit:
             f"space group {found.number} with positions {template.letters} has {template.num_atoms} atoms in the cell, "
             f"and the crystal has {len(species)}"
         )
-    lattice = log_symmetric(torch.tensor([found.basis], dtype=torch.float64), torch.tensor([len(found.species)]))
     return AsymmetricUnit(
         template=template,
         species=np.array([row[1] for row in rows], dtype=np.int64),
         coordinates=np.stack([row[2] for row in rows]),
-        lattice=onto_family(lattice, torch.tensor([found.number]))[0].numpy(),
+        lattice=np.zeros(6),
     )
 
 

@@ -86,6 +86,17 @@ def group_operations(space_group: int) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 @cache
+def centring_translations(space_group: int) -> NDArray[np.float64]:
+    """Lattice points of the conventional cell, 0 included, (points, 3).
+
+    Raises:
+        CrystalError: on a number outside 1 to 230.
+    """
+    rotations, translations = group_operations(space_group)
+    return translations[(rotations == np.eye(3)).all((1, 2))]
+
+
+@cache
 def primitive_basis(space_group: int) -> NDArray[np.float64]:
     """Rows of a primitive cell in the basis of the conventional one, (3, 3); its determinant is one over the centring.
 
