@@ -152,3 +152,13 @@ def test_one_atom_count_at_a_time() -> None:
 def test_letters_in_any_order() -> None:
     assert Template.primitive(225, "cba").letters == "abc"
     assert LETTERS.startswith("abc")
+
+
+def test_autocast_costs_no_precision(units: Sequence[AsymmetricUnit], rng: torch.Generator) -> None:
+    orbits = Orbits.of([unit.template for unit in units])
+    free, lattice = torch.rand(*orbits.free.shape, generator=rng), torch.randn(len(units), 6, generator=rng) * 0.1
+    moves = torch.randn(len(units), 8, 3, generator=rng)
+    plain = (orbits.expand(free), orbits.collect(moves), orbits.cell(orbits.lattice(lattice)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = (orbits.expand(free), orbits.collect(moves), orbits.cell(orbits.lattice(lattice)))
+    assert all(torch.equal(one, other) for one, other in zip(plain, cast, strict=True))

@@ -110,7 +110,9 @@ class Orbits:
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the atoms of each orbit, (b, n, k) to (b, o, k)."""
-        return self.share @ values
+        # Out of reach of autocast, as all of this module: coordinates in bfloat16 are off by a tenth of an Å.
+        with torch.autocast(values.device.type, enabled=False):
+            return self.share @ values
 
     def expand(self, coordinates: Float[Tensor, "b o 3"]) -> Float[Tensor, "b n 3"]:
         """All atoms in fractional coordinates of the cell, in [0, 1)."""
@@ -118,11 +120,11 @@ class Orbits:
 
     def displace(self, moves: Float[Tensor, "b o 3"]) -> Float[Tensor, "b n 3"]:
         """Displacements of all atoms, fractional, that displacements of the free coordinates bring with them."""
-        return (self.maps @ self.at_atoms(moves)[..., None])[..., 0]
+        return (self.maps * self.at_atoms(moves)[:, :, None]).sum(-1)
 
     def pull(self, moves: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
         """What the displacement of each atom alone says of the free coordinates of its orbit."""
-        return (self.inverses @ moves[..., None])[..., 0]
+        return (self.inverses * moves[:, :, None]).sum(-1)
 
     def collect(self, moves: Float[Tensor, "b n 3"]) -> Float[Tensor, "b o 3"]:
         """Displacements of the free coordinates: the mean of `pull` over each orbit; 0 where nothing is free."""
@@ -147,7 +149,8 @@ class Orbits:
 
     def cell(self, coordinates: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
         """The cell in Å, of log-symmetric coordinates of the conventional one (with its atom count)."""
-        return self.basis.to(coordinates.dtype) @ cell_from_log_symmetric(coordinates, self.conventional_atoms)
+        with torch.autocast(coordinates.device.type, enabled=False):
+            return self.basis.to(coordinates.dtype) @ cell_from_log_symmetric(coordinates, self.conventional_atoms)
 
 
 def expand(units: Sequence[AsymmetricUnit], *, dtype: torch.dtype = torch.float64) -> CrystalBatch:
