@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from ase.calculators.calculator import Calculator, all_changes
@@ -5,6 +7,7 @@ from ase.calculators.lj import LennardJones
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError, EuhedralError
+from euhedral.screen import ase_potential
 from euhedral.screen.ase_potential import AsePotential, make_potential, potential_names
 from euhedral.screen.chgnet_potential import ChgnetPotential
 from euhedral.screen.potential import EV_PER_A3_IN_GPA, Potential
@@ -74,3 +77,34 @@ def test_a_potential_that_is_not_installed_says_what_to_install(name: str, monke
     monkeypatch.setattr("euhedral.screen.ase_potential.import_module", missing)
     with pytest.raises(EuhedralError, match=rf"the potential '{name}' needs another package: pip install .*{name[:3]}"):
         make_potential(name)
+
+
+@pytest.mark.parametrize("name", [name for name in potential_names() if not name.startswith("chgnet")])
+def test_a_potential_without_weights_says_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch):
+    def unreachable(_: str) -> None:
+        try:
+            raise OSError("no route to host")
+        except OSError as error:
+            raise RuntimeError("download failed") from error
+
+    known = ase_potential._CALCULATORS[name]
+    monkeypatch.setitem(ase_potential._CALCULATORS, name, known._replace(make=unreachable))  # pyright: ignore
+    said = rf"'{name}' could not be made \(RuntimeError: download failed, because of OSError: no route.*module:function"
+    with pytest.raises(EuhedralError, match=said):
+        make_potential(name)
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_orb_is_made_by_either_release(newer: bool, monkeypatch: pytest.MonkeyPatch):
+    made = LennardJones()
+    folder = "orb_models.forcefield.inference.calculator" if newer else "orb_models.forcefield.calculator"
+    modules = {
+        "orb_models.forcefield.pretrained": SimpleNamespace(
+            orb_v3_conservative_inf_omat=lambda device: ("model", "adapter") if newer else "model"
+        ),
+        folder: SimpleNamespace(ORBCalculator=lambda model, **_: made if model == "model" else None),
+    }
+    monkeypatch.setattr(ase_potential, "import_module", modules.__getitem__)
+    monkeypatch.setattr(ase_potential, "_version", lambda _: "0")
+    found = make_potential("orb")
+    assert isinstance(found, AsePotential) and found.calculator is made

@@ -140,7 +140,23 @@ def _by_name(name: str, device: str) -> Potential:
         calculator, title = _CALCULATORS[name].make(device)
     except ImportError as error:
         raise _missing(name, error) from error
+    # Each package has its own ways to fail; most often it cannot download its weights.
+    except Exception as error:
+        raise EuhedralError(
+            f"the potential {name!r} could not be made ({_with_causes(error)}). Where its package has no weights of its own it "
+            "downloads them when it is first used: use it once where the network can be reached, or give module:function of "
+            "your own that makes the calculator from a file of weights"
+        ) from error
     return AsePotential(calculator, name=title)
+
+
+def _with_causes(error: BaseException) -> str:
+    """What an exception says, and the one that all came from."""
+    first = error
+    while (before := first.__cause__ or first.__context__) is not None:
+        first = before
+    told = (f"{type(one).__name__}: {' '.join(str(one).split())[:120]}" for one in dict.fromkeys((error, first)))
+    return ", because of ".join(told)
 
 
 def _mace(device: str) -> tuple[Calculator, str]:
@@ -154,10 +170,14 @@ def _sevenn(device: str) -> tuple[Calculator, str]:
 
 
 def _orb(device: str) -> tuple[Calculator, str]:
-    calculator = import_module("orb_models.forcefield.inference.calculator").ORBCalculator
-    model, adapter = import_module("orb_models.forcefield.pretrained").orb_v3_conservative_inf_omat(device=device)
-    title = f"ORB v3 conservative inf OMat (orb-models {_version('orb-models')})"
-    return calculator(model, atoms_adapter=adapter, device=device), title
+    made = import_module("orb_models.forcefield.pretrained").orb_v3_conservative_inf_omat(device=device)
+    if isinstance(made, tuple):
+        model, adapter = made
+        calculator = import_module("orb_models.forcefield.inference.calculator").ORBCalculator
+        found = calculator(model, atoms_adapter=adapter, device=device)
+    else:  # before 0.6, the last release for Python 3.11
+        found = import_module("orb_models.forcefield.calculator").ORBCalculator(made, device=device)
+    return found, f"ORB v3 conservative inf OMat (orb-models {_version('orb-models')})"
 
 
 def _mattersim(device: str) -> tuple[Calculator, str]:
@@ -190,6 +210,6 @@ assert set(_CHGNET.values()) == set(WEIGHTS)
 _CALCULATORS: Mapping[str, _Known] = {
     "mace": _Known(_mace, "mace", "mace-torch"),
     "sevenn": _Known(_sevenn, "sevenn", "sevenn"),
-    "orb": _Known(_orb, "orb_models", '"orb-models>=0.6"'),
+    "orb": _Known(_orb, "orb_models", "orb-models"),
     "mattersim": _Known(_mattersim, "mattersim", "mattersim"),
 }

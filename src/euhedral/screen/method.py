@@ -161,7 +161,9 @@ def check_same_method(
         return tuple(f"{name}: {getattr(candidates, name)} on a hull of {getattr(reference, name)}" for name in names)
     told = "; ".join(f"{name} '{getattr(candidates, name)}' against '{getattr(reference, name)}'" for name in names)
     only_model = all(name in ("model", "version", "weights") for name in names)
-    hint = "; or allow another model by name, which the result records" if only_model else ""
+    hint = (
+        "; or allow another model (--set hull.allow_other_model=true), which the result records" if only_model else ""
+    )
     raise MismatchError(
         f"these energies do not belong on this hull, they differ in {', '.join(names)} (candidates against reference: "
         f"{told}): the difference would be read as stability. Compute both with one method, or choose a reference made "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -119,7 +120,7 @@ class PropertyStage(Stage):
             return
         if not requests:
             return
-        prepare = partial(_loaded, names[0]) if self.needs_potential else None
+        prepare = partial(_load, names[0]) if self.needs_potential else None
         jobs = [partial(self._ask, request=request) for request in requests]
         with Crew(partial(Worker, work, prepare=prepare), min(workers, len(jobs))) as crew:
             for i, answer in crew.run(jobs):
@@ -188,3 +189,9 @@ def _measured(request: tuple[CrystalBatch, str], *, kind: type[PropertyStage], c
 def _loaded(calculator: str) -> Potential:
     """The potential of this process."""
     return make_potential(potential_of(calculator))
+
+
+def _load(calculator: str) -> None:
+    """Have it ready; an error comes again with the first request, which can tell it."""
+    with suppress(EuhedralError):
+        _loaded(calculator)

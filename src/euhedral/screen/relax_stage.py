@@ -190,7 +190,12 @@ def check_available(name: str) -> None:
 
 def _imported(name: str) -> Any:
     made = _attribute(name)
-    return made() if callable(made) else made
+    try:
+        return made() if callable(made) else made
+    except EuhedralError:
+        raise
+    except Exception as error:
+        raise EuhedralError(f"the calculator {name!r} could not be made: {type(error).__name__}: {error}") from error
 
 
 def _attribute(name: str) -> Any:
@@ -199,4 +204,7 @@ def _attribute(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     # A module that is imported may raise whatever it does; names that are none raise ValueError and TypeError.
     except Exception as error:
-        raise EuhedralError(f"the calculator {name!r} cannot be imported: {error}") from error
+        raise EuhedralError(
+            f"the calculator {name!r} cannot be imported ({error}); it is module:function, and the folder of a module of your "
+            "own is to be in PYTHONPATH"
+        ) from error
