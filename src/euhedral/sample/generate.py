@@ -18,8 +18,10 @@ from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.models.base import SampleRequest
 from euhedral.models.conditions import Conditions
+from euhedral.models.symmetric import SymmetricModel
 from euhedral.sample.plan import PlannedBatch, halves, plan, sample_request
 from euhedral.sample.request import Capabilities, GenerationRequest, ResolvedRequest, resolve
+from euhedral.sample.space_groups import within_space_group
 
 if TYPE_CHECKING:
     from euhedral.models.base import GenerativeModel
@@ -126,7 +128,7 @@ class Generator:
             steps: steps along the path of the model.
             seed: seed of the run.
             batch: crystals at once.
-            idealize: move each crystal onto the symmetry that it nearly has.
+            idealize: move each crystal onto the symmetry that it nearly has; a symmetric model's has its own.
 
         Raises:
             RequestError: for an empty cell, one larger than the model was trained on, or an unknown element.
@@ -153,14 +155,21 @@ class Generator:
             )
             with fast_precision(self.device):
                 crystals = self.model.sample(request, rng=rng).to("cpu")
-            parts.append(self._onto_symmetry(crystals) if idealize else crystals)
+            parts.append(self._onto_symmetry(crystals) if idealize and not self.symmetric else crystals)
         position = torch.empty(len(order), dtype=torch.int64)
         position[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
         return CrystalBatch.concat(parts)[position]
 
     def resolve(self, request: GenerationRequest) -> ResolvedRequest:
         """Check a request; raises RequestError where it cannot be met."""
-        return resolve(request, self.capabilities)
+        resolved = resolve(request, self.capabilities)
+        asked = request.space_group is not None and request.guidance > 0
+        return within_space_group(resolved, self.model) if asked and self.symmetric else resolved
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the model's crystals have the space group that is asked for by construction."""
+        return isinstance(self.model, SymmetricModel)
 
     def stream(
         self,
@@ -223,7 +232,7 @@ class Generator:
                 "what was asked for is so far from the training data that no crystals come of it: lower --guidance, or choose "
                 "targets that known crystals have"
             )
-        if resolved.request.idealize:
+        if resolved.request.idealize and not self.symmetric:
             crystals = self._onto_symmetry(crystals)
         return Chunk(indices=planned.indices, crystals=crystals, redrawn=redrawn)
 

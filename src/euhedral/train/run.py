@@ -143,7 +143,7 @@ def _fit(out: Path, spec: RunSpec, console: Console | None) -> Path:
     store = CrystalStore.open(out / spec.data)
     state = load_state(out / STATE) if (out / STATE).is_file() else None
     progress = state.progress if state is not None else Progress()
-    model = _initial_model(spec)
+    model = _initial_model(spec, store)
     if config.compile:
         compile_networks(model, on_cpu=not _has_gpu(config))
     with _quiet():
@@ -217,10 +217,17 @@ def _in_bfloat16(config: TrainConfig) -> bool:
     return config.accelerator in ("auto", "cpu") and cpu_multiplies_bfloat16()
 
 
-def _initial_model(spec: RunSpec) -> GenerativeModel:
+def _initial_model(spec: RunSpec, store: CrystalStore) -> GenerativeModel:
+    import numpy as np
     import torch
 
+    from euhedral.models.symmetric import SymmetricModel
+
     torch.manual_seed(spec.train.seed)
+    config_class, model_class = registry.lookup(spec.family)
+    if issubclass(model_class, SymmetricModel) and spec.base is None:
+        crystals = store.crystals(np.flatnonzero(store.num_atoms <= spec.train.max_atoms))
+        return model_class.informed(registry.parse_config(config_class, spec.config), crystals).train()
     model = registry.build(spec.family, spec.config)
     if spec.base is not None:
         from euhedral.models.checkpoint import load_model

@@ -1,0 +1,308 @@
+"""Templates of training crystals, drawn for what is asked: space group, atom count, and elements that must be there.
+
+A template says which Wyckoff positions are taken and which of them by the same element. For a composition, templates of
+the same numbers of atoms are drawn by how likely its elements take the places of theirs (`models.ions`), which stands in
+for the learned retrieval of DiffCSP++ (Jiao et al., ICLR 2024, Section 4.3). Where no template fits, positions of the
+group are drawn by chance, and where the group has none that fit, atoms without symmetry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.charges import guess_charges
+from euhedral.crystal.wyckoff import LETTERS
+from euhedral.models.fillings import can_fill, random_filling
+from euhedral.models.ions import ion_table
+
+TRIES = 60
+"""Templates that are tried for elements that must be there, before positions are drawn by chance."""
+MOST_WEIGHED = 100
+"""Templates of the right numbers of atoms that are weighed against each other for one composition."""
+OPEN = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What one crystal is to hold.
+
+    Attributes:
+        num_atoms: atoms in the cell.
+        given: atoms of each element that must be there.
+        space_group: 1 to 230, 0 where any will do.
+        allowed: elements that other atoms may be.
+        opens: elements beyond `given` that must come in.
+    """
+
+    num_atoms: int
+    given: Mapping[int, int]
+    space_group: int = 0
+    allowed: frozenset[int] = frozenset()
+    opens: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every atom is given."""
+        return sum(self.given.values()) == self.num_atoms
+
+
+class TemplateBook(nn.Module):
+    """The templates of training crystals, each as often as it occurs."""
+
+    space_group: Tensor
+    letters: Tensor
+    species: Tensor
+    basis: Tensor
+    num_atoms: Tensor
+
+    def __init__(self, templates: int, orbits: int) -> None:
+        super().__init__()
+        self.register_buffer("space_group", torch.ones(templates, dtype=torch.int64))
+        self.register_buffer("letters", torch.zeros(templates, orbits, dtype=torch.uint8))
+        self.register_buffer("species", torch.zeros(templates, orbits, dtype=torch.uint8))
+        self.register_buffer("basis", torch.zeros(templates, 9))
+        self.register_buffer("num_atoms", torch.zeros(templates, dtype=torch.int64))
+
+    @classmethod
+    def of(cls, units: Sequence[AsymmetricUnit]) -> Self:
+        """The templates of asymmetric units."""
+        widest = max((len(unit.species) for unit in units), default=0)
+        book = cls(len(units), widest)
+        for row, unit in enumerate(units):
+            orbits = len(unit.species)
+            book.space_group[row] = unit.template.space_group
+            book.letters[row, :orbits] = torch.tensor([LETTERS.index(one) + 1 for one in unit.template.letters])
+            book.species[row, :orbits] = torch.from_numpy(unit.species)
+            book.basis[row] = torch.tensor(unit.template.basis)
+            book.num_atoms[row] = unit.template.num_atoms
+        return book
+
+    def draw(self, wanted: Wanted, chance: np.random.Generator) -> tuple[Template, list[int]]:
+        """A template that holds what is wanted, and the element of each of its orbits, `OPEN` where it is to be chosen.
+
+        It has the space group wanted if any template or filling of positions has; else it is without symmetry.
+        """
+        rows = self._rows(wanted.num_atoms, wanted.space_group)
+        found = self._matching(wanted, rows, chance) if wanted.complete else None
+        found = found or self._trying(wanted, rows, chance)
+        if found is None and wanted.space_group:
+            found = _filled(wanted, chance)
+        if found is None:
+            template = Template.primitive(1, "a" * wanted.num_atoms)
+            species = [z for z, count in sorted(wanted.given.items()) for _ in range(count)]
+            found = template, species + [OPEN] * (wanted.num_atoms - len(species))
+        return found
+
+    def holds(self, space_group: int, num_atoms: int, composition: Mapping[int, int] | None, elements: int) -> bool:
+        """Whether `draw` finds something of the space group; arguments as `SymmetricModel.holds`."""
+        if composition is None:
+            counts, orbits = (num_atoms,), elements
+        else:
+            counts, orbits = tuple(sorted(composition.values(), reverse=True)), 1
+        if can_fill(space_group, counts, orbits):
+            return True
+        # Training crystals in cells that are not primitive hold more.
+        wanted = Wanted(num_atoms=num_atoms, given=composition or {}, space_group=space_group)
+        chance = np.random.default_rng(0)
+        for row in self._rows(num_atoms, space_group).tolist():
+            template, colours = self._template(row)
+            if composition is None and len(colours) >= elements:
+                return True
+            if composition is not None and _assigned(template.sizes, colours, wanted, chance, {}) is not None:
+                return True
+        return False
+
+    def _matching(
+        self, wanted: Wanted, rows: np.ndarray, chance: np.random.Generator
+    ) -> tuple[Template, list[int]] | None:
+        """A template with as many atoms of each element, whatever these are."""
+        signature = tuple(sorted(wanted.given.values()))
+        fitting = [row for row in rows.tolist() if self._signatures[row] == signature]
+        if not fitting:
+            return None
+        if len(fitting) > MOST_WEIGHED:
+            fitting = [int(row) for row in chance.choice(fitting, MOST_WEIGHED, replace=False)]
+        options = [self._named(row, wanted.given) for row in fitting]
+        scores = np.array([score for score, _ in options])
+        weights = np.exp(scores - scores.max())
+        pick = int(chance.choice(len(fitting), p=weights / weights.sum()))
+        template, colours = self._template(fitting[pick])
+        return template, [options[pick][1][old] for old in colours]
+
+    def _named(self, row: int, wanted: Mapping[int, int]) -> tuple[float, dict[int, int]]:
+        """The likeliest way to name a template's elements anew, and the logarithm of its probability."""
+        from scipy.optimize import linear_sum_assignment
+
+        have = self._contents[row]
+        olds, news = sorted(have), sorted(wanted)
+        cost = np.full((len(olds), len(news)), 1e6)
+        for i, old in enumerate(olds):
+            likely = _likely(old, have)
+            for j, new in enumerate(news):
+                if have[old] == wanted[new]:
+                    cost[i, j] = 0.0 if old == new else -np.log(likely[new])
+        chosen, columns = linear_sum_assignment(cost)
+        pairs = zip(chosen.tolist(), columns.tolist(), strict=True)
+        return -float(cost[chosen, columns].sum()), {olds[i]: news[j] for i, j in pairs}
+
+    def _trying(
+        self, wanted: Wanted, rows: np.ndarray, chance: np.random.Generator
+    ) -> tuple[Template, list[int]] | None:
+        """Templates by chance, until what is given has a place in one."""
+        if not len(rows):
+            return None
+        if wanted.allowed and wanted.allowed <= set(wanted.given):
+            # Nothing else may come in: templates of as many elements are preferred.
+            equal = rows[self._elements[rows] == len(wanted.given) + wanted.opens]
+            rows = equal if len(equal) else rows
+        for row in chance.choice(rows, min(TRIES, len(rows)), replace=False).tolist():
+            template, colours = self._template(row)
+            species = _assigned(template.sizes, colours, wanted, chance, self._contents[row])
+            if species is not None:
+                return template, species
+        return None
+
+    def _rows(self, num_atoms: int, space_group: int) -> np.ndarray:
+        rows = self._by_count.get(num_atoms, np.zeros(0, dtype=np.int64))
+        return rows[self.space_group.cpu().numpy()[rows] == space_group] if space_group else rows
+
+    def _template(self, row: int) -> tuple[Template, list[int]]:
+        """A template and the training crystal's element of each orbit."""
+        letters = [index for index in self.letters[row].tolist() if index]
+        # The file holds float32; translations of a cell are multiples of a half and a third.
+        basis = tuple((np.round(6 * self.basis[row].cpu().numpy().astype(np.float64)) / 6).tolist())
+        template = Template(
+            space_group=int(self.space_group[row]), letters="".join(LETTERS[k - 1] for k in letters), basis=basis
+        )
+        return template, self.species[row, : len(letters)].tolist()
+
+    @cached_property
+    def _by_count(self) -> dict[int, np.ndarray]:
+        counts = self.num_atoms.cpu().numpy()
+        return {int(n): np.flatnonzero(counts == n) for n in np.unique(counts)}
+
+    @cached_property
+    def _contents(self) -> list[Counter[int]]:
+        """Atoms of each element in each training crystal."""
+        found = []
+        for row in range(len(self.num_atoms)):
+            template, colours = self._template(row)
+            counts: Counter[int] = Counter()
+            for colour, size in zip(colours, template.sizes, strict=True):
+                counts[colour] += size
+            found.append(counts)
+        return found
+
+    @cached_property
+    def _signatures(self) -> list[tuple[int, ...]]:
+        return [tuple(sorted(counts.values())) for counts in self._contents]
+
+    @cached_property
+    def _elements(self) -> np.ndarray:
+        return np.array([len(counts) for counts in self._contents])
+
+
+def _likely(old: int, contents: Mapping[int, int]) -> np.ndarray:
+    """How likely each element takes the place of one in a crystal, (119,)."""
+    charges = guess_charges(tuple(sorted(contents.items()))) or {}
+    key = old, charges.get(old, 0)
+    if key not in _KNOWN:
+        _KNOWN[key] = ion_table().substitution(*key)
+    return _KNOWN[key]
+
+
+_KNOWN: dict[tuple[int, int], np.ndarray] = {}
+
+
+def _filled(wanted: Wanted, chance: np.random.Generator) -> tuple[Template, list[int]] | None:
+    """Positions of the space group drawn by chance, each element of `given` on some of its own."""
+    given = sorted(wanted.given)
+    left = wanted.num_atoms - sum(wanted.given.values())
+    if wanted.complete:
+        found = random_filling(wanted.space_group, [wanted.given[z] for z in given], chance)
+        return None if found is None else (found[0], [given[k] for k in found[1]])
+    for _ in range(TRIES if left else 1):
+        least = len(given) + max(wanted.opens, 0)
+        found = random_filling(wanted.space_group, [wanted.num_atoms], chance, orbits=max(least, 1))
+        if found is None:
+            return None
+        sizes = found[0].sizes
+        species = _assigned(sizes, list(range(-len(sizes), 0)), wanted, chance, {})
+        if species is not None:
+            return found[0], species
+    return None
+
+
+def _assigned(
+    sizes: Sequence[int],
+    colours: Sequence[int],
+    wanted: Wanted,
+    chance: np.random.Generator,
+    contents: Mapping[int, int],
+) -> list[int] | None:
+    """An element for the orbits that hold what is given, `OPEN` for the others; None where it has no place.
+
+    Args:
+        sizes: atoms of each orbit.
+        colours: element of each orbit in the training crystal, so that orbits of one element stay of one.
+        wanted: what has to be placed.
+        chance: source of randomness.
+        contents: atoms of each element in the training crystal; with it, likely exchanges are preferred.
+    """
+    species = [OPEN] * len(sizes)
+    order = sorted(wanted.given, key=lambda z: (-wanted.given[z], z))
+    if wanted.complete:
+        return species if _exactly(species, sizes, [(z, wanted.given[z]) for z in order], chance, [2000]) else None
+    used: set[int] = set()
+    for z in order:
+        exact = z not in wanted.allowed
+        places = [k for k, size in enumerate(sizes) if species[k] == OPEN and not (exact and size > wanted.given[z])]
+        fresh = [k for k in places if colours[k] not in used] or places
+        owed = wanted.given[z]
+        while owed > 0 and fresh:
+            weights = np.array([_likely(colours[k], contents)[z] if contents else 1.0 for k in fresh])
+            place = fresh[int(chance.choice(len(fresh), p=weights / weights.sum()))]
+            species[place] = z
+            used.add(colours[place])
+            owed -= sizes[place]
+            fresh = [k for k in places if species[k] == OPEN and not (exact and sizes[k] > owed)]
+        if owed > 0 or (exact and owed < 0):
+            return None
+    still = species.count(OPEN)
+    return species if still >= wanted.opens and (still == 0 or wanted.allowed or wanted.opens) else None
+
+
+def _exactly(
+    species: list[int],
+    sizes: Sequence[int],
+    wanted: list[tuple[int, int]],
+    chance: np.random.Generator,
+    steps: list[int],
+) -> bool:
+    """Fill in `species` so that each element has its number of atoms and nothing is left open; False where it cannot be."""
+    if not wanted:
+        return OPEN not in species
+    steps[0] -= 1
+    if steps[0] < 0:
+        return False
+    (z, count), rest = wanted[0], wanted[1:]
+    tried: set[int] = set()
+    for place in chance.permutation(len(sizes)).tolist():
+        if species[place] != OPEN or sizes[place] > count or sizes[place] in tried:
+            continue
+        tried.add(sizes[place])
+        species[place] = z
+        left = [(z, count - sizes[place]), *rest] if sizes[place] < count else rest
+        if _exactly(species, sizes, left, chance, steps):
+            return True
+        species[place] = OPEN
+    return False
