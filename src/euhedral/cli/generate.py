@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from euhedral.sample.spread import Spread
 
 ROWS_SHOWN = 40
+EXACT_SYMPREC = 0.01
+"""Tolerance in Å at which crystals that are made with a symmetry are searched for it."""
 
 
 def generate(
@@ -197,15 +199,25 @@ def _finish(
 ) -> dict[str, Any]:
     """Verify the constraints on what is on disk, and write summary and gallery."""
     from euhedral.catalog.versions import versions
+    from euhedral.crystal.symmetry import space_group as space_group_of
+    from euhedral.data.symmetry_worker import SymmetryWorker
     from euhedral.sample.constraints import verify
     from euhedral.sample.generate import OVERLAP
     from euhedral.web.run_gallery import write_run_gallery
 
-    groups = [record.space_group for record in sorted(run.records, key=lambda record: record.index)]
-    shares = verify(resolved, run.crystals(), groups)
+    crystals, exact = run.crystals(), resolved.request.space_group is not None and generator.symmetric
+    if exact:
+        worker = SymmetryWorker()
+        groups = [found.number for found in space_group_of(crystals, EXACT_SYMPREC, search=worker.search)]
+        worker.close()
+        method = f"moyopy, symprec {EXACT_SYMPREC:g} Å; the crystals are made of the Wyckoff positions of the group"
+    else:
+        groups = [record.space_group for record in sorted(run.records, key=lambda record: record.index)]
+        method = "moyopy, symprec 0.1 Å, on the unrelaxed crystals; a requested space group is a soft condition"
+    shares = verify(resolved, crystals, groups, symmetric=exact)
     facts: dict[str, Any] = {
         "constraints": {name: share.to_json() for name, share in shares.items()},
-        "space_group_method": "moyopy, symprec 0.1 Å, on the unrelaxed crystals; a requested space group is a soft condition",
+        "space_group_method": method,
         "redrawn_for_overlapping_atoms": run.redrawn,
         "overlapping": sorted(record.index for record in run.records if not record.smallest_distance > OVERLAP),
         "seconds_total": round(seconds, 3),

@@ -16,7 +16,13 @@ ChemicalSystem = Annotated[
 Elements = Annotated[str | None, typer.Option(help="Only these elements may occur, e.g. Li,Mn,O.")]
 ExcludeElements = Annotated[str | None, typer.Option(help="These elements may not occur, e.g. Pb,Cd.")]
 NumAtoms = Annotated[str | None, typer.Option(help="Atoms in a cell: a number or a range such as 4-12.")]
-SpaceGroup = Annotated[int | None, typer.Option(help="Space-group number 1-230; a soft condition, not a guarantee.")]
+SpaceGroup = Annotated[
+    int | None,
+    typer.Option(
+        help="Space-group number 1-230; met by construction by models made of Wyckoff positions (diffcsp_pp), a soft "
+        "condition of the others."
+    ),
+]
 PropertyTargets = Annotated[
     list[str] | None,
     typer.Option("--property", help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap."),

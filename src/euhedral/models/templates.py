@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
 from euhedral.crystal.charges import guess_charges
-from euhedral.crystal.wyckoff import LETTERS
+from euhedral.crystal.wyckoff import LETTERS, primitive_basis
 from euhedral.models.fillings import can_fill, random_filling
 from euhedral.models.ions import ion_table
 
@@ -110,7 +110,7 @@ class TemplateBook(nn.Module):
             counts, orbits = tuple(sorted(composition.values(), reverse=True)), 1
         if can_fill(space_group, counts, orbits):
             return True
-        # Training crystals in cells that are not primitive hold more.
+        # What the search gives up may be among the training crystals.
         wanted = Wanted(num_atoms=num_atoms, given=composition or {}, space_group=space_group)
         chance = np.random.default_rng(0)
         for row in self._rows(num_atoms, space_group).tolist():
@@ -172,8 +172,12 @@ class TemplateBook(nn.Module):
         return None
 
     def _rows(self, num_atoms: int, space_group: int) -> np.ndarray:
+        """Templates of an atom count; where a space group is asked for, those of it in their primitive cells."""
         rows = self._by_count.get(num_atoms, np.zeros(0, dtype=np.int64))
-        return rows[self.space_group.cpu().numpy()[rows] == space_group] if space_group else rows
+        if not space_group:
+            return rows
+        rows = rows[self.space_group.cpu().numpy()[rows] == space_group]
+        return rows[np.abs(self.basis.cpu().numpy()[rows] - primitive_basis(space_group).flatten()).max(1) < 0.1]
 
     def _template(self, row: int) -> tuple[Template, list[int]]:
         """A template and the training crystal's element of each orbit."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.kept_operations import keeps_operations
 from euhedral.evaluate.validity import content_validity
 from euhedral.sample.request import ResolvedRequest
 
@@ -36,7 +37,7 @@ class ConstraintShare:
 
 
 def verify(
-    resolved: ResolvedRequest, crystals: CrystalBatch, space_groups: Sequence[int]
+    resolved: ResolvedRequest, crystals: CrystalBatch, space_groups: Sequence[int], *, symmetric: bool = False
 ) -> Mapping[str, ConstraintShare]:
     """Count the crystals that meet each constraint of the request.
 
@@ -44,6 +45,8 @@ def verify(
         resolved: the request.
         crystals: what came out.
         space_groups: number found of each crystal, 0 where none was.
+        symmetric: whether the model makes crystals of the space group that is asked for (`models.symmetric`); those of
+            a supergroup, which chance made more symmetric, are then counted beside it.
     """
     request, species = resolved.request, [crystal.species.tolist() for crystal in crystals]
     verdicts: dict[str, tuple[list[bool], str]] = {}
@@ -64,7 +67,11 @@ def verify(
     if request.charge_neutral:
         verdicts["charge_neutral"] = ([content_validity(s).valid for s in species], "drawn again until met")
     if request.space_group is not None:
-        verdicts["space_group"] = ([number == request.space_group for number in space_groups], "soft")
+        kind = hard if symmetric else "soft"
+        verdicts["space_group"] = ([number == request.space_group for number in space_groups], kind)
+        if symmetric:
+            kept = keeps_operations(crystals, request.space_group)
+            verdicts["space_group_or_supergroup"] = (kept.tolist(), kind)
     return {
         name: ConstraintShare(met=sum(flags), total=len(flags), kind=kind) for name, (flags, kind) in verdicts.items()
     }

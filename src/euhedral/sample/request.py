@@ -37,7 +37,7 @@ class GenerationRequest:
         elements: elements that may occur, e.g. "Li,Mn,O".
         exclude_elements: elements that may not occur.
         num_atoms: atoms in a cell, one number or (lowest, highest).
-        space_group: 1 to 230; a soft condition.
+        space_group: 1 to 230; a soft condition, unless the model makes crystals of Wyckoff positions (`models.symmetric`).
         properties: targets by name of `PROPERTIES`, in their units; soft conditions.
         charge_neutral: True draws only compositions that pass the published charge-neutrality rule (SMACT; see
             `evaluate.validity`), False leaves them as the model draws them; None draws as many of them as the training
