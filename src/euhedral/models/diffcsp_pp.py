@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.orbits import Orbits
 from euhedral.errors import ConfigError, RequestError
@@ -22,9 +22,10 @@ from euhedral.models.guidance import Asked
 from euhedral.models.known_units import KnownUnits, lattice_scales
 from euhedral.models.palette import Palette
 from euhedral.models.symmetric import SymmetricModel
-from euhedral.models.templates import TemplateBook, Wanted
+from euhedral.models.templates import ANY, Drawn, TemplateBook, Wanted
 from euhedral.nets.base import NoisyCrystals, Prediction
 from euhedral.nets.cspnet import CSPNet, CSPNetConfig
+from euhedral.nets.periodic_transformer import SPECIES
 from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies
 from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
 from euhedral.noise.joint import JointNoise
@@ -37,6 +38,8 @@ FARTHEST = 5.0
 multiply what is wrong of the noise at the first of them."""
 SMALLEST, LARGEST, SKEWEST = 0.0, 4.0, 2.5
 """Bounds of the lattice at the end: the volume coordinate (1 to 1020 Å³ an atom), and the size of the others."""
+RELUCTANCE = 1e4
+"""Taken from the logits of elements that the colours of a template speak against: they come where nothing else may."""
 _FILLER = 1
 """Species of places that are no orbit, so that none of them counts as masked."""
 
@@ -209,8 +212,11 @@ class DiffCSPPP(SymmetricModel):
 
     def _path(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
         device, size = self.lattice_mean.device, len(request.species)
-        templates, species = self._templates(request, rng)
-        orbits = Orbits.of(templates).to(device)
+        drawn = self._templates(request, rng)
+        orbits = Orbits.of([one.template for one in drawn]).to(device)
+        widest = orbits.free.shape[1]
+        colours = torch.tensor([one.colours + [ANY] * (widest - len(one.colours)) for one in drawn], device=device)
+        species = [one.species + [_FILLER] * (widest - len(one.species)) for one in drawn]
         asked = Asked.of(request, self.property_mean, self.property_std, conditioned=self.config.net.conditioned)
         palette, noise = Palette.of(request, device), self.noise
         state = _State(
@@ -238,16 +244,17 @@ class DiffCSPPP(SymmetricModel):
             )
             due = -(-masked_at_start * (step + 1) // request.steps)
             for _ in range(due - revealed):
-                chosen, palette = palette.reveal(state.species, orbits.mean(guess.species), rng=rng)
+                logits = orbits.mean(guess.species) - RELUCTANCE * _out_of_colour(state.species, colours)
+                chosen, palette = palette.reveal(state.species, logits, rng=rng)
                 state = replace(state, species=chosen)
             revealed = due
         return self._crystals(state, orbits, request.species)
 
-    def _templates(self, request: SampleRequest, rng: torch.Generator) -> tuple[list[Template], list[list[int]]]:
-        """A template for each crystal, and the species of its orbits, as many places for all."""
+    def _templates(self, request: SampleRequest, rng: torch.Generator) -> list[Drawn]:
+        """A template for each crystal."""
         chance = np.random.default_rng(int(torch.randint(0, 2**62, (1,), generator=rng)))
         count, asked = request.species.shape[1], request.guidance > 0
-        templates, species = [], []
+        drawn = []
         for row, given in enumerate(request.species.tolist()):
             wanted = Wanted(
                 num_atoms=count,
@@ -256,11 +263,8 @@ class DiffCSPPP(SymmetricModel):
                 allowed=frozenset(torch.nonzero(request.allowed[row])[:, 0].tolist()),
                 opens=int(request.open_elements[row]),
             )
-            template, own = self.book.draw(wanted, chance)
-            templates.append(template)
-            species.append(own)
-        widest = max(map(len, species))
-        return templates, [own + [_FILLER] * (widest - len(own)) for own in species]
+            drawn.append(self.book.draw(wanted, chance))
+        return drawn
 
     def _clean(self, units: list[AsymmetricUnit], orbits: Orbits) -> _State:
         size, widest, _ = orbits.free.shape
@@ -311,6 +315,16 @@ class DiffCSPPP(SymmetricModel):
             species=species.gather(1, order).reshape(-1),
             num_atoms=torch.full((size,), count, dtype=torch.int64, device=species.device),
         )
+
+
+def _out_of_colour(species: Tensor, colours: Tensor) -> Tensor:
+    """Elements that an orbit should not take, (b, o, 119): any but that of its colour, or those of other colours."""
+    known = functional.one_hot(species, SPECIES).float() * ((species != MASKED) & (colours != ANY))[..., None]
+    told = (colours[:, :, None] != ANY) & (colours[:, None] != ANY)
+    same = colours[:, :, None] == colours[:, None]
+    with torch.autocast(species.device.type, enabled=False):
+        own, others = (told & same).float() @ known > 0, (told & ~same).float() @ known > 0
+    return torch.where(own.any(-1, keepdim=True), ~own, others)
 
 
 def _mean_square(error: Tensor, free: Tensor) -> Tensor:

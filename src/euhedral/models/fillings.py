@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 
-from euhedral.crystal.asymmetric_unit import Template
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.crystal_family import onto_family
+from euhedral.crystal.orbits import expand
+from euhedral.crystal.symmetry import space_group as found_group
 from euhedral.crystal.wyckoff import wyckoff_positions
 
 MOST_STEPS = 3_000
 """Choices that are tried before a filling counts as not found."""
+TRIES = 30
+"""Fillings that are tried for one without a supergroup."""
+MOST_COLOURS = 4
+"""Elements of a filling where none are asked for; most crystals that are known have fewer."""
 _CACHED = 50_000
 
 
@@ -43,10 +51,61 @@ def random_filling(
     return template, [k for _, k in pairs]
 
 
+def coloured_filling(
+    space_group: int, counts: Sequence[int], chance: np.random.Generator, *, orbits: int = 1
+) -> tuple[Template, list[int]] | None:
+    """As `random_filling`, with the whole space group where one is found: no supergroup, whatever the free numbers are.
+
+    Where there is one count alone its orbits may be of several elements, up to `MOST_COLOURS`.
+
+    Returns:
+        The template, and which orbits are of one element: numbers that are those of the counts where there are several.
+    """
+    found = None
+    for _ in range(TRIES):
+        filled = random_filling(space_group, counts, chance, orbits=orbits)
+        if filled is None:
+            return found
+        template, colours = filled
+        if len(counts) == 1:
+            fewest = min(max(orbits, 1), len(colours))
+            number = int(chance.integers(fewest, max(min(len(colours), MOST_COLOURS), fewest) + 1))
+            colours = chance.permutation([place % number for place in range(len(colours))]).tolist()
+        found = template, colours
+        if makes_group(template, tuple(colours)):
+            return found
+    return found
+
+
 @lru_cache(maxsize=_CACHED)
 def can_fill(space_group: int, counts: tuple[int, ...], orbits: int = 1) -> bool:
-    """Whether positions of a group's primitive cell can hold these numbers of atoms, in that many orbits at least."""
-    return random_filling(space_group, counts, np.random.default_rng(0), orbits=orbits) is not None
+    """Whether positions of a group's primitive cell can hold these numbers of atoms and have no supergroup by that."""
+    found = coloured_filling(space_group, counts, np.random.default_rng(0), orbits=orbits)
+    return found is not None and makes_group(found[0], tuple(found[1]))
+
+
+@lru_cache(maxsize=_CACHED)
+def makes_group(template: Template, colours: tuple[int, ...]) -> bool:
+    """Whether crystals of a template have its space group and no supergroup, for all but special free numbers.
+
+    Args:
+        template: positions of a group.
+        colours: which orbits are of one element.
+    """
+    chance = np.random.default_rng(0)
+    for _ in range(3):
+        lattice = chance.normal(size=6) * 0.15
+        lattice[5] = 2.0
+        unit = AsymmetricUnit(
+            template=template,
+            species=np.array([colours.index(colour) + 1 for colour in colours]),
+            coordinates=chance.random((len(colours), 3)),
+            lattice=onto_family(torch.from_numpy(lattice)[None], torch.tensor([template.space_group]))[0].numpy(),
+        )
+        number = found_group(expand([unit]), 1e-3)[0].number
+        if number:  # none is found where chance puts atoms on each other
+            return number == template.space_group
+    return False
 
 
 @lru_cache(maxsize=256)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
 from euhedral.crystal.charges import guess_charges
 from euhedral.crystal.wyckoff import LETTERS, primitive_basis
-from euhedral.models.fillings import can_fill, random_filling
+from euhedral.models.fillings import can_fill, coloured_filling, makes_group
 from euhedral.models.ions import ion_table
 
 TRIES = 60
@@ -29,6 +29,7 @@ TRIES = 60
 MOST_WEIGHED = 100
 """Templates of the right numbers of atoms that are weighed against each other for one composition."""
 OPEN = 0
+ANY = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,21 @@ class Wanted:
     def complete(self) -> bool:
         """Whether every atom is given."""
         return sum(self.given.values()) == self.num_atoms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A template for one crystal.
+
+    Attributes:
+        template: its positions.
+        species: element of each orbit, `OPEN` where it is to be chosen.
+        colours: which orbits are of one element, and of another than the others; `ANY` where that is open.
+    """
+
+    template: Template
+    species: list[int]
+    colours: list[int]
 
 
 class TemplateBook(nn.Module):
@@ -86,8 +102,8 @@ class TemplateBook(nn.Module):
             book.num_atoms[row] = unit.template.num_atoms
         return book
 
-    def draw(self, wanted: Wanted, chance: np.random.Generator) -> tuple[Template, list[int]]:
-        """A template that holds what is wanted, and the element of each of its orbits, `OPEN` where it is to be chosen.
+    def draw(self, wanted: Wanted, chance: np.random.Generator) -> Drawn:
+        """A template that holds what is wanted.
 
         It has the space group wanted if any template or filling of positions has; else it is without symmetry.
         """
@@ -97,9 +113,12 @@ class TemplateBook(nn.Module):
         if found is None and wanted.space_group:
             found = _filled(wanted, chance)
         if found is None:
-            template = Template.primitive(1, "a" * wanted.num_atoms)
             species = [z for z, count in sorted(wanted.given.items()) for _ in range(count)]
-            found = template, species + [OPEN] * (wanted.num_atoms - len(species))
+            found = Drawn(
+                template=Template.primitive(1, "a" * wanted.num_atoms),
+                species=species + [OPEN] * (wanted.num_atoms - len(species)),
+                colours=[ANY] * wanted.num_atoms,
+            )
         return found
 
     def holds(self, space_group: int, num_atoms: int, composition: Mapping[int, int] | None, elements: int) -> bool:
@@ -108,22 +127,14 @@ class TemplateBook(nn.Module):
             counts, orbits = (num_atoms,), elements
         else:
             counts, orbits = tuple(sorted(composition.values(), reverse=True)), 1
-        if can_fill(space_group, counts, orbits):
+        rows = self._rows(num_atoms, space_group).tolist()
+        if composition is None and any(len(self._contents[row]) >= elements for row in rows):
             return True
-        # What the search gives up may be among the training crystals.
-        wanted = Wanted(num_atoms=num_atoms, given=composition or {}, space_group=space_group)
-        chance = np.random.default_rng(0)
-        for row in self._rows(num_atoms, space_group).tolist():
-            template, colours = self._template(row)
-            if composition is None and len(colours) >= elements:
-                return True
-            if composition is not None and _assigned(template.sizes, colours, wanted, chance, {}) is not None:
-                return True
-        return False
+        if composition is not None and any(self._signatures[row] == tuple(sorted(counts)) for row in rows):
+            return True
+        return can_fill(space_group, counts, orbits)
 
-    def _matching(
-        self, wanted: Wanted, rows: np.ndarray, chance: np.random.Generator
-    ) -> tuple[Template, list[int]] | None:
+    def _matching(self, wanted: Wanted, rows: np.ndarray, chance: np.random.Generator) -> Drawn | None:
         """A template with as many atoms of each element, whatever these are."""
         signature = tuple(sorted(wanted.given.values()))
         fitting = [row for row in rows.tolist() if self._signatures[row] == signature]
@@ -136,7 +147,7 @@ class TemplateBook(nn.Module):
         weights = np.exp(scores - scores.max())
         pick = int(chance.choice(len(fitting), p=weights / weights.sum()))
         template, colours = self._template(fitting[pick])
-        return template, [options[pick][1][old] for old in colours]
+        return Drawn(template=template, species=[options[pick][1][old] for old in colours], colours=colours)
 
     def _named(self, row: int, wanted: Mapping[int, int]) -> tuple[float, dict[int, int]]:
         """The likeliest way to name a template's elements anew, and the logarithm of its probability."""
@@ -154,9 +165,7 @@ class TemplateBook(nn.Module):
         pairs = zip(chosen.tolist(), columns.tolist(), strict=True)
         return -float(cost[chosen, columns].sum()), {olds[i]: news[j] for i, j in pairs}
 
-    def _trying(
-        self, wanted: Wanted, rows: np.ndarray, chance: np.random.Generator
-    ) -> tuple[Template, list[int]] | None:
+    def _trying(self, wanted: Wanted, rows: np.ndarray, chance: np.random.Generator) -> Drawn | None:
         """Templates by chance, until what is given has a place in one."""
         if not len(rows):
             return None
@@ -167,8 +176,10 @@ class TemplateBook(nn.Module):
         for row in chance.choice(rows, min(TRIES, len(rows)), replace=False).tolist():
             template, colours = self._template(row)
             species = _assigned(template.sizes, colours, wanted, chance, self._contents[row])
-            if species is not None:
-                return template, species
+            # Orbits that one element takes, and not several as in the training crystal, may have a supergroup.
+            merged = wanted.complete and wanted.space_group
+            if species is not None and (not merged or makes_group(template, tuple(species))):
+                return Drawn(template=template, species=species, colours=colours)
         return None
 
     def _rows(self, num_atoms: int, space_group: int) -> np.ndarray:
@@ -227,22 +238,23 @@ def _likely(old: int, contents: Mapping[int, int]) -> np.ndarray:
 _KNOWN: dict[tuple[int, int], np.ndarray] = {}
 
 
-def _filled(wanted: Wanted, chance: np.random.Generator) -> tuple[Template, list[int]] | None:
+def _filled(wanted: Wanted, chance: np.random.Generator) -> Drawn | None:
     """Positions of the space group drawn by chance, each element of `given` on some of its own."""
     given = sorted(wanted.given)
-    left = wanted.num_atoms - sum(wanted.given.values())
     if wanted.complete:
-        found = random_filling(wanted.space_group, [wanted.given[z] for z in given], chance)
-        return None if found is None else (found[0], [given[k] for k in found[1]])
-    for _ in range(TRIES if left else 1):
-        least = len(given) + max(wanted.opens, 0)
-        found = random_filling(wanted.space_group, [wanted.num_atoms], chance, orbits=max(least, 1))
+        found = coloured_filling(wanted.space_group, [wanted.given[z] for z in given], chance)
         if found is None:
             return None
-        sizes = found[0].sizes
-        species = _assigned(sizes, list(range(-len(sizes), 0)), wanted, chance, {})
-        if species is not None:
-            return found[0], species
+        species = [given[k] for k in found[1]]
+        return Drawn(template=found[0], species=species, colours=species)
+    for _ in range(TRIES):
+        least = max(1, len(given) + wanted.opens)
+        found = coloured_filling(wanted.space_group, [wanted.num_atoms], chance, orbits=least)
+        if found is None:
+            return None
+        placed = _assigned(found[0].sizes, found[1], wanted, chance, {})
+        if placed is not None:
+            return Drawn(template=found[0], species=placed, colours=found[1])
     return None
 
 
