@@ -85,8 +85,8 @@ def main() -> None:
     for model, count in zip(arguments.model, steps, strict=True):
         generator = Generator.load(model)
         evaluated: list[int] = []
-        (net,) = generator.model.children()
-        net.register_forward_pre_hook(counting(evaluated))
+        # Families name their one network so; beside it there may be facts of the training crystals.
+        generator.model.get_submodule("net").register_forward_pre_hook(counting(evaluated))
         started = time.perf_counter()
         predicted = generator.predict(contents, steps=count, seed=arguments.seed, batch=arguments.batch)
         speed = len(reference) / (time.perf_counter() - started)

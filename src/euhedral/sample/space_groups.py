@@ -35,8 +35,9 @@ def within_space_group(resolved: ResolvedRequest, model: GenerativeModel) -> Res
     if not kept:
         counts = ", ".join(map(str, sorted(resolved.num_atoms)))
         raise RequestError(
-            f"space group {group} ({space_group_symbol(group)}) has no Wyckoff positions for what is asked for in a "
-            f"primitive cell of {counts} atoms; ask for other --num-atoms or --z, or for another space group"
+            f"space group {group} ({space_group_symbol(group)}) has no Wyckoff positions that hold what is asked for in a "
+            f"primitive cell of {counts} atoms, or none without the symmetry of a supergroup; ask for other --num-atoms or "
+            "--z, or for another space group"
         )
     return replace(resolved, num_atoms=kept)
 
