@@ -322,7 +322,7 @@ class JointProcess(GenerativeModel):
         device = state.species.species.device
         num_atoms = torch.full((size,), count, dtype=torch.int64, device=device)
         return CrystalBatch(
-            frac=wrap(self.frac.clean(state.frac)).reshape(-1, 3),
+            frac=wrap(self.frac.clean(state.frac).nan_to_num(0.0, 0.0, 0.0)).reshape(-1, 3),
             cell=bounded_cell(self.lattice.cell(state.lattice, num_atoms)),
             species=state.species.species.reshape(-1),
             num_atoms=num_atoms,

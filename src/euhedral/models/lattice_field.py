@@ -103,7 +103,7 @@ class LatticeField:
     def cell(self, value: Tensor, num_atoms: Tensor) -> Tensor:
         """Cells (b, 3, 3) of numbers on their way."""
         bound = self.map.bound
-        return self.map.decode(self.path.clean(value).clamp(-bound, bound), num_atoms)
+        return self.map.decode(self.path.clean(value).nan_to_num(0.0).clamp(-bound, bound), num_atoms)
 
     def shown(self, value: Tensor, t: Tensor, num_atoms: Tensor) -> Tensor:
         """Six numbers of order one that a network reads, (b, 6)."""
