@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_a_screening_leaves_ranked_crystals_a_table_inputs_and_a_report(metals: 
     assert [row["novelty_outcome"] for row in table] == ["passed", None, "passed", "passed", None]
     best = max((row for row in table if row["novelty_outcome"]), key=lambda row: row["e_above_hull"])
     names = sorted(file.stem for file in (out / "ranked").iterdir())
-    assert names[0] == f"0001_{best['formula']}" and len(names) == 3
+    assert names[0] == f"0001_{re.sub('[^A-Za-z0-9]', '_', best['formula'])}" and len(names) == 3
     assert sorted(folder.name for folder in (out / "dft" / "vasp").iterdir()) == names[:2]
     page = (out / "report" / "index.html").read_text()
     assert names[0] in page and "Hull of Cu-Au" in page and 'src="http' not in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def rank(
     if sort is None:
         rows = [rows[i] for i in ranked(rows)]
     rows = [{**row, "score": score(row)} for row in rows]
-    names = [f"{place:04d}_{row['formula']}" for place, row in enumerate(rows, start=1)]
+    # Without the parentheses of formulas, which shells take for their own.
+    names = [f"{place:04d}_{re.sub(r'[^A-Za-z0-9]', '_', row['formula'])}" for place, row in enumerate(rows, start=1)]
     crystals = catalogue.crystals(run, [row["index"] for row in rows]) if rows else _none()
     return Ranking(rows=rows, crystals=crystals, names=names, order=FORMULA if sort is None else f"sorted by {sort}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -47,10 +48,16 @@ def list_command(catalogue: CatalogueArgument = ".", as_json: JsonOption = False
         return
     table = _table(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {catalogue}")
     for heading in ("run", "kind", "model", "seed", "crystals", "stages", "made"):
-        table.add_column(heading, justify="right" if heading in ("run", "seed", "crystals") else "left")
+        justify = "right" if heading in ("run", "seed", "crystals") else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading in ("run", "crystals", "made"))
     for run, stages in runs:
         told = ", ".join(f"{stage.stage} {sum(stage.outcomes.values()):,}" for stage in stages)
-        table.add_row(*map(_cell, (run.id, run.kind, run.model, run.seed, f"{run.crystals:,}", told, run.created)))
+        table.add_row(
+            *map(
+                _cell,
+                (run.id, run.kind, run.model, run.seed, f"{run.crystals:,}", told, run.created[:16].replace("T", " ")),
+            )
+        )
     _console().print(table)
 
 
@@ -102,7 +109,7 @@ def query_command(
             _print_rows(opened, run=run, where=where, sort=sort, columns=wanted, limit=limit)
             return
         known = list(opened.columns(run))
-        shown = wanted or _worth_showing(known)
+        shown = wanted or _worth_showing(known, first=_asked_columns(where, sort, known))
         most = ROWS_SHOWN if limit is None else limit
         rows = opened.table(run, where, sort, shown, most + 1).to_pylist()
     table = _table(f"crystals in {catalogue}" + (f" where {where}" if where else ""))
@@ -258,12 +265,28 @@ def _names(text: str | None) -> list[str] | None:
     return names
 
 
-def _worth_showing(known: list[str]) -> list[str]:
-    """The columns that fit a terminal: what the crystal is and the first values that stages found."""
+def _asked_columns(where: str | None, sort: str | None, known: list[str]) -> list[str]:
+    """The columns that a filter and an order name, in the order in which they name them."""
+    words = re.findall(r"[A-Za-z_]\w*", f"{where or ''} {sort or ''}")
+    return [name for name in dict.fromkeys(words) if name in known]
+
+
+def _worth_showing(known: list[str], *, first: list[str]) -> list[str]:
+    """The columns that fit the terminal: what the crystal is, what was asked about, and the first values of stages."""
     from euhedral.catalog.database_table import RESERVED
 
     found = [name for name in known if name not in RESERVED and not name.endswith(("_outcome", "_reason", "_seconds"))]
-    return [*ALWAYS_SHOWN, *found[:COLUMNS_SHOWN]]
+    candidates = dict.fromkeys([*ALWAYS_SHOWN, *first, *found[:COLUMNS_SHOWN]])
+    least = len(ALWAYS_SHOWN) + len(first)
+    shown: list[str] = []
+    # A column takes its heading, or nine digits and a sign, and three characters of frame.
+    left = _console().width - 1
+    for name in candidates:
+        left -= max(len(name), 10 if name not in ALWAYS_SHOWN else 5) + 3
+        if left < 0 and len(shown) >= least:
+            break
+        shown.append(name)
+    return shown
 
 
 def _text(value: Any) -> str:

@@ -75,7 +75,14 @@ def text_entries(kind: TextKind, stream: IO[bytes], name: str, *, limit_atoms: i
     except DAMAGED as error:
         yield Entry(name, error=f"the file is damaged or ends early: {error or type(error).__name__}")
     except (_TooLong, csv.Error) as error:
-        yield Entry(name, error=str(error))
+        yield Entry(name, error=_told(error))
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, in place of the advice to programmers that the csv module gives."""
+    if "new-line character seen in unquoted field" in str(error):
+        return "a line break within a field that is not in double quotes"
+    return str(error)
 
 
 class _TooLong(Exception):
@@ -123,7 +130,7 @@ def _csv_entries(stream: IO[bytes], name: str) -> Iterator[Entry]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Entry(str(number), error=f"not a row of a CSV: {error}")
+            yield Entry(str(number), error=f"not a row of a CSV: {_told(error)}")
             continue
         if not fields:
             number -= 1
