@@ -9,12 +9,21 @@ from pydantic import Field
 from torch import nn
 
 from euhedral.nets.cspnet import CSPNet, CSPNetConfig
+from euhedral.nets.egnn import EGNN, EGNNConfig
 from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
+from euhedral.nets.plain_message_passing import PlainMessagePassing, PlainMessagePassingConfig
 
-BackboneConfig = Annotated[CSPNetConfig | PeriodicTransformerConfig, Field(discriminator="kind")]
+BackboneConfig = Annotated[
+    CSPNetConfig | PeriodicTransformerConfig | EGNNConfig | PlainMessagePassingConfig, Field(discriminator="kind")
+]
 """A backbone's size; a YAML file names it by `kind`."""
 
-_BACKBONES: dict[str, Any] = {"cspnet": CSPNet, "periodic_transformer": PeriodicTransformer}
+_BACKBONES: dict[str, Any] = {
+    "cspnet": CSPNet,
+    "periodic_transformer": PeriodicTransformer,
+    "egnn": EGNN,
+    "plain_message_passing": PlainMessagePassing,
+}
 
 
 def names() -> list[str]:

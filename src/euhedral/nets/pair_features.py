@@ -57,7 +57,7 @@ class PairFeatures(nn.Module):
         self._radial_width = float(centres[1] - centres[0])
         self.centres = centres.tolist()
         self.vector_widths = config.vector_widths
-        self.register_buffer("waves", torch.tensor(vectors, dtype=torch.float32), persistent=False)
+        self.register_buffer("waves", torch.tensor(vectors, dtype=torch.float32).reshape(-1, 3), persistent=False)
         self.register_buffer("images", torch.tensor(images, dtype=torch.float32), persistent=False)
         self.waves: Tensor
         self.images: Tensor
