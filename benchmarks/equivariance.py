@@ -94,7 +94,7 @@ def write_recipe(folder: Path, name: str, config: Any) -> Path:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="of training of each backbone; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=Path("equivariance"))
     parser.add_argument("--data", type=Path, default=DATA / "mp_20" / "train.csv.gz")
