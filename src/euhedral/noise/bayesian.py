@@ -105,7 +105,8 @@ class TorusBayesian(Path):
     def _reach(self, t: Tensor) -> Tensor:
         """About the root mean square of the way from the belief's mean to the data."""
         mean, _, across = self._table(t)
-        return (across.sqrt() / mean.clamp_min(1e-9) / TURN).clamp_max(UNIFORM)
+        reach = (across.sqrt() / mean.clamp_min(1e-9) / TURN).clamp_max(UNIFORM)
+        return torch.where(mean > 0, reach, torch.full_like(reach, UNIFORM))
 
     def _table(self, t: Tensor) -> Tensor:
         """Mean, and variances along and across it, of the evidence until a time, (3, crystals)."""

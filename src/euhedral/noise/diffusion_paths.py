@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from euhedral.noise.base import Corrupted
+from euhedral.crystal.geometry import wrap
+from euhedral.noise.base import Corrupted, expand_time
 from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
 from euhedral.noise.path import Path, normal_like
 from euhedral.noise.torus import without_mean
@@ -68,7 +69,7 @@ class WrappedNormalPath(Path):
         score = self.process.score_from_target(guess, now)
         if not self.config.corrector_ratio:
             return self.process.correct(value, score, now, step=self.config.corrector, rng=rng)
-        return langevin(value, score, self.config.corrector_ratio, rng=rng) % 1
+        return wrap(langevin(value, score, self.process.sigma(now), self.config.corrector_ratio, rng=rng))
 
     def _time(self, t: Tensor, like: Tensor) -> Tensor:
         """The time at which the widths of a lone atom are those of this atom count at time t."""
@@ -127,20 +128,27 @@ class VariancePreservingPath(Path):
         if not self.corrected:
             return value
         score = self.process.score_from_noise(self._noise(value, guess, t), t)
-        return langevin(value, score, self.config.corrector_ratio, rng=rng)
+        width = (1 - self.process.signal(t)).clamp_min(0).sqrt()
+        return langevin(value, score, width, self.config.corrector_ratio, rng=rng)
 
     def _noise(self, value: Tensor, guess: Tensor, t: Tensor) -> Tensor:
         return guess if self.config.target == "noise" else self.process.noise_from_clean(value, guess, t)
 
 
-def langevin(value: Tensor, score: Tensor, ratio: float, *, rng: torch.Generator | None) -> Tensor:
-    """x + e s + sqrt(2 e) z with e = 2 (ratio |z| / |s|)² for each crystal (Song et al., ICLR 2021, Algorithm 4).
+def langevin(value: Tensor, score: Tensor, width: Tensor, ratio: float, *, rng: torch.Generator | None) -> Tensor:
+    """x + e s + sqrt(2 e) z with e = 2 (ratio |z| / |s|)² (Song et al., ICLR 2021, Algorithm 4).
 
-    |z| is taken as its expectation, the root of the number of values; without a generator, z is left out.
+    The norm of the score of a noise of a width is, on average over the noise, that of z over the width. This average is
+    taken in place of the norms of single draws, which for six numbers of a lattice are now and then near nothing; without
+    a generator, z is left out.
+
+    Args:
+        value: x, (crystals, ...).
+        score: s, of the same shape.
+        width: of the noise in each crystal, (crystals,).
+        ratio: signal-to-noise ratio.
+        rng: on any device.
     """
-    axes = tuple(range(1, value.dim()))
-    size = math.sqrt(value[0].numel()) if len(value) else 1.0
-    norm = score.square().sum(axes, keepdim=True).sqrt().clamp_min(1e-6)
-    length = (2 * (ratio * size / norm) ** 2).clamp_max(1e6)
+    length = expand_time(2 * (ratio * width).square(), value)
     moved = value + length * score
     return moved if rng is None else moved + (2 * length).sqrt() * normal_like(value, rng)
