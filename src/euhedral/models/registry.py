@@ -18,6 +18,7 @@ MODELS: Table = {
         "euhedral.models.joint_process:JointProcessConfig",
         "euhedral.models.joint_process:JointProcess",
     ),
+    "cdvae": ("euhedral.models.cdvae_net:CDVAEConfig", "euhedral.models.cdvae:CDVAE"),
     "diffcsp_pp": ("euhedral.models.diffcsp_pp:DiffCSPPPConfig", "euhedral.models.diffcsp_pp:DiffCSPPP"),
     "symmetric_random": (
         "euhedral.models.ion_exchange:IonExchangeConfig",

@@ -35,7 +35,7 @@ class CSPNetConfig:
         frequencies: waves of each fractional difference, 0 included.
         time_width: channels of the time embedding.
         lattice: what is said of the lattice: a 3x3 matrix in the frame of the noisy cell (`MatrixPrediction.cell`,
-            as published), or a vector of its six log-symmetric coordinates (`Prediction.lattice`).
+            as published), a vector of its six log-symmetric coordinates (`Prediction.lattice`), or nothing.
         species: predict species.
         conditioned: read conditions, atom count and the share of known species.
         properties: number of scalar properties that it can be asked for, where it is conditioned.
@@ -50,7 +50,7 @@ class CSPNetConfig:
     layers: int = 6
     frequencies: int = 128
     time_width: int = 256
-    lattice: Literal["matrix", "log_symmetric"] = "matrix"
+    lattice: Literal["matrix", "log_symmetric", "none"] = "matrix"
     species: bool = False
     conditioned: bool = False
     properties: int = 3
@@ -95,7 +95,8 @@ class CSPNet(nn.Module):
         self.layers = nn.ModuleList(EdgeLayer(width, config.frequencies) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.to_frac = nn.Linear(width, 3 * config.vectors, bias=False)
-        self.to_lattice = nn.Linear(width, 9 if config.lattice == "matrix" else 6, bias=False)
+        said = {"matrix": 9, "log_symmetric": 6, "none": 0}[config.lattice]
+        self.to_lattice = nn.Linear(width, said, bias=False) if said else None
         self.to_species = nn.Linear(width, config.codes or SPECIES) if config.species else None
         self.to_space_group = nn.Linear(width, SPACE_GROUPS) if config.space_group else None
 
@@ -104,13 +105,16 @@ class CSPNet(nn.Module):
         b, n = noisy.species.shape
         atoms = self._atoms(noisy, context)
         pooled = atoms.mean(1)
-        frac, lattice = self.to_frac(atoms).to(noisy.frac.dtype), self.to_lattice(pooled).to(noisy.cell.dtype)
+        frac = self.to_frac(atoms).to(noisy.frac.dtype)
+        lattice = (
+            noisy.cell.new_zeros(b, 6) if self.to_lattice is None else self.to_lattice(pooled).to(noisy.cell.dtype)
+        )
         frac = frac - frac.mean(1, keepdim=True)
         species = frac.new_zeros(b, n, SPECIES) if self.to_species is None else self.to_species(atoms).to(frac.dtype)
         groups = frac.new_zeros(b, SPACE_GROUPS)
         if self.to_space_group is not None:
             groups = self.to_space_group(pooled).to(frac.dtype)
-        if self.config.lattice == "log_symmetric":
+        if self.config.lattice != "matrix":
             return Prediction(frac=frac, lattice=lattice, species=species, space_group=groups)
         # Out of reach of autocast: the matrix is as precise as the cell that it moves.
         cell = (lattice.view(b, 3, 3)[..., None] * noisy.cell[:, None]).sum(2)

@@ -48,6 +48,20 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "lattice_mean": (0.0, 0.0, 0.0, 0.0, 0.0, 1.65),
         "lattice_std": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15),
     },
+    "cdvae": {
+        "net": {
+            "encoder": {"width": 24, "blocks": 1, "triplet_width": 12, "out_width": 32, "output_layers": 1},
+            "decoder": {"width": 32, "layers": 2, "frequencies": 16, "time_width": 32},
+            "latent": 16,
+            "hidden": 32,
+            "condition": 16,
+            "prior_layers": 2,
+        },
+        "conditioned": True,
+        "prior": "diffusion",
+        "prior_levels": 20,
+        "candidates": 2,
+    },
     "ion_exchange": {"crystals": 2, "atoms": 3},
     "symmetric_random": {"crystals": 2, "atoms": 3},
 }
