@@ -10,11 +10,13 @@ from torch import nn
 
 from euhedral.nets.cspnet import CSPNet, CSPNetConfig
 from euhedral.nets.egnn import EGNN, EGNNConfig
+from euhedral.nets.gemnet import GemNet, GemNetConfig
 from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
 from euhedral.nets.plain_message_passing import PlainMessagePassing, PlainMessagePassingConfig
 
 BackboneConfig = Annotated[
-    CSPNetConfig | PeriodicTransformerConfig | EGNNConfig | PlainMessagePassingConfig, Field(discriminator="kind")
+    CSPNetConfig | PeriodicTransformerConfig | EGNNConfig | GemNetConfig | PlainMessagePassingConfig,
+    Field(discriminator="kind"),
 ]
 """A backbone's size; a YAML file names it by `kind`."""
 
@@ -22,6 +24,7 @@ _BACKBONES: dict[str, Any] = {
     "cspnet": CSPNet,
     "periodic_transformer": PeriodicTransformer,
     "egnn": EGNN,
+    "gemnet": GemNet,
     "plain_message_passing": PlainMessagePassing,
 }
 
