@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,6 +17,7 @@ from euhedral.errors import ConfigError
 
 if TYPE_CHECKING:
     from euhedral.evaluate.report import Figure, ProtocolResult
+    from euhedral.train.clock import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,12 @@ def leaderboard(
         int, typer.Option(help="With --budget: most evaluations of a network a crystal; 0 for each recipe's own.")
     ] = 200,
     seed: Annotated[int, typer.Option(help="With --budget: of all that is drawn.")] = 0,
+    clock: Annotated[
+        str,
+        typer.Option(
+            help="With --budget: what minutes are of: wall, or processor where other work shares the machine."
+        ),
+    ] = "wall",
 ) -> None:
     """Put reports side by side, or train, sample and judge every recipe (--budget)."""
     if as_json + as_csv + as_markdown > 1:
@@ -82,7 +89,12 @@ def leaderboard(
         from euhedral.contest.settings import ContestSettings
 
         settings = ContestSettings(
-            minutes=budget, predictions=predictions, samples=samples, evaluations=evaluations, seed=seed
+            minutes=budget,
+            predictions=predictions,
+            samples=samples,
+            evaluations=evaluations,
+            seed=seed,
+            clock=cast("Clock", clock),
         )
         form = "json" if as_json else "csv" if as_csv else "markdown" if as_markdown else "table"
         contest(data, val, out, recipes, settings, form)

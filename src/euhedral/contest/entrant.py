@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from euhedral.models.checkpoint import load_model, replace_file
 from euhedral.sample.generate import Generator, fast_precision, holds_together
 from euhedral.sample.plan import plan, sample_request
 from euhedral.sample.request import GenerationRequest
+from euhedral.train.clock import seconds_by
 
 if TYPE_CHECKING:
     from euhedral.train.config import Recipe
@@ -124,9 +124,13 @@ def _trained(standing: Standing, recipe: Recipe, folder: Path, ground: Ground) -
 
     settings, run = ground.settings, folder / RUN
     changed = recipe.with_changes(
-        max_minutes=settings.minutes, max_epochs=10**9, max_atoms=settings.max_atoms, seed=settings.seed
+        max_minutes=settings.minutes,
+        max_epochs=10**9,
+        max_atoms=settings.max_atoms,
+        seed=settings.seed,
+        clock=settings.clock,
     )
-    started = time.perf_counter()
+    started = seconds_by(settings.clock)
     learns = not (run / "model" / "config.json").is_file() or (run / "state.safetensors").is_file()
     ground.say(f"{standing.name}: training")
     if not (run / SPEC).is_file():
@@ -142,16 +146,16 @@ def _trained(standing: Standing, recipe: Recipe, folder: Path, ground: Ground) -
         standing,
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         trained=int(made.get("crystals_seen", 0)),
-        training_seconds=time.perf_counter() - started if hours is None else 3600 * float(hours),
+        training_seconds=seconds_by(settings.clock) - started if hours is None else 3600 * float(hours),
     )
 
 
 def _predict(generator: Generator, standing: Standing, ground: Ground) -> _Drawn:
     ground.say(f"{standing.name}: predicting {len(ground.reference)} structures in {standing.steps} steps each")
-    started = time.perf_counter()
     settings = ground.settings
+    started = seconds_by(settings.clock)
     crystals = generator.predict(ground.contents, steps=standing.steps, seed=settings.seed, batch=settings.batch)
-    return _Drawn(crystals=crystals, seconds=time.perf_counter() - started)
+    return _Drawn(crystals=crystals, seconds=seconds_by(settings.clock) - started)
 
 
 def _generate(generator: Generator, standing: Standing, ground: Ground) -> _Drawn:
@@ -162,13 +166,13 @@ def _generate(generator: Generator, standing: Standing, ground: Ground) -> _Draw
         n=settings.samples, steps=steps, seed=settings.seed, charge_neutral=False, idealize=False
     )
     resolved = generator.resolve(request)
-    started = time.perf_counter()
+    started = seconds_by(settings.clock)
     parts = []
     for planned in plan(resolved, crystals_per_batch=settings.batch):
         rng = torch.Generator().manual_seed(planned.seed)
         with fast_precision(generator.device):
             parts.append(generator.model.sample(sample_request(resolved, planned), rng=rng).to("cpu"))
-    return _Drawn(crystals=CrystalBatch.concat(parts), seconds=time.perf_counter() - started)
+    return _Drawn(crystals=CrystalBatch.concat(parts), seconds=seconds_by(settings.clock) - started)
 
 
 def _judged(standing: Standing, protocol: str, crystals: CrystalBatch, folder: Path, ground: Ground) -> Standing:

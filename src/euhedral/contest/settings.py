@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from euhedral.errors import ConfigError
+from euhedral.train.clock import Clock
 from euhedral.train.config import Recipe
 
 MAX_ATOMS = 20
@@ -24,6 +26,7 @@ class ContestSettings:
         max_atoms: larger crystals are neither trained on nor predicted.
         batch: crystals that are sampled at once.
         seed: of everything that is drawn.
+        clock: what minutes and rates count, see `euhedral.train.clock.seconds_by`.
     """
 
     minutes: float = 20.0
@@ -33,11 +36,14 @@ class ContestSettings:
     max_atoms: int = MAX_ATOMS
     batch: int = 64
     seed: int = 0
+    clock: Clock = "wall"
 
     def __post_init__(self) -> None:
         for name, least in (("predictions", 1), ("samples", 1), ("evaluations", 0), ("max_atoms", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.clock not in get_args(Clock):
+            raise ConfigError(f"clock must be wall or processor, not {self.clock!r}")
         if not 0 < self.minutes < 1e9:
             raise ConfigError(f"the budget must be a positive number of minutes, not {self.minutes:g}")
 

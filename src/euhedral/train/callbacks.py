@@ -15,6 +15,7 @@ import lightning.pytorch as lightning
 
 from euhedral.errors import EuhedralError, OutputError
 from euhedral.models.checkpoint import save_model
+from euhedral.train.clock import seconds_by
 from euhedral.train.loader import ValidationData
 from euhedral.train.log import TrainingLog
 from euhedral.train.module import TrainingModule
@@ -50,7 +51,7 @@ class RunKeeper(lightning.Callback):
         self._batches = batches
         self._display = display
         self._log: TrainingLog | None = None
-        self._mark = self._saved = time.monotonic()
+        self._mark, self._saved = 0.0, time.monotonic()
         self._row_at = (0.0, 0)
         self._first_step = 0
         self._last: dict[str, float] = {}
@@ -59,7 +60,7 @@ class RunKeeper(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin to measure time."""
         module = _module(pl_module)
-        self._mark = self._saved = time.monotonic()
+        self._mark, self._saved = seconds_by(module.settings.clock), time.monotonic()
         self._row_at = (module.progress.seconds, module.progress.crystals)
         self._first_step = module.progress.step
         if trainer.is_global_zero:
@@ -75,7 +76,7 @@ class RunKeeper(lightning.Callback):
     ) -> None:
         """Count time, write a row where one is due, save where it is time to and the epoch is not over."""
         module = _module(pl_module)
-        progress, now = module.progress, time.monotonic()
+        progress, now = module.progress, seconds_by(module.settings.clock)
         progress.seconds += now - self._mark
         self._mark = now
         # By steps alone: the clocks of several processes differ, and are brought together in the step.

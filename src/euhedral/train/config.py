@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from euhedral.errors import ConfigError
 from euhedral.models import registry
+from euhedral.train.clock import Clock
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -30,6 +31,7 @@ class TrainConfig:
         max_epochs: passes over the data after which training ends.
         max_minutes: minutes of training, over all resumes, after which it ends; the schedule ends with whichever of the
             two limits comes first. The learning rate then follows the clock, so only runs without it repeat exactly.
+        clock: what `max_minutes` counts, see `euhedral.train.clock.seconds_by`.
         max_atoms: crystals with more atoms are left out.
         precision: `bfloat16` computes in mixed precision; `auto` does where the device has it in hardware.
         compile: compile the network first: some minutes, then steps are about a fifth faster on two CPU cores
@@ -54,6 +56,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     max_epochs: int = 200
     max_minutes: float | None = None
+    clock: Clock = "wall"
     max_atoms: int = 64
     precision: Precision = "auto"
     compile: bool = False
@@ -88,6 +91,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigError(f"{name} must be between {low:g} and {high:g}, got {value!r}")
+        if self.clock not in get_args(Clock):
+            raise ConfigError(f"clock must be wall or processor, got {self.clock!r}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas must lie in [0, 1), got {self.betas}")
 
