@@ -272,3 +272,18 @@ def test_a_connection_cut_within_a_transaction(postgres_server: Server) -> None:
                 )
             connection.exec_driver_sql("DELETE FROM crystals")
         assert catalogue.unfinished(run, "relax") == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("postgresql://me:secret@no%20such%20host.invalid/all", "no host of this name"),
+        ("postgresql://me:secret@127.0.0.1:1/all", "nothing listens"),
+        ("postgresql://me@/all?host=/nowhere", "no server listens on this machine's socket"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_to_be_checked(target: str, reason: str) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(OutputError, match=rf"'postgresql://me.*cannot be reached: {reason}.*check the URL") as told:
+        Catalogue(target)
+    assert "psycopg" not in str(told.value) and "secret" not in str(told.value)

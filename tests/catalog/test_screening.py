@@ -105,6 +105,21 @@ def test_other_settings_are_refused_unless_they_are_to_replace_the_old_ones(tmp_
         assert steps["relax"].outcomes == {"step limit": 3} and steps["hull"].given == 0
 
 
+def test_a_stage_that_found_nothing_is_bound_to_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with Catalogue(tmp_path) as catalogue:
+        run = add_run(catalogue, crystals_of_pairs(3))
+        prefilter, broken, *_ = toy_funnel(tmp_path, max_steps=1)
+
+        def refuse(*_: object, **__: object) -> None:
+            raise EuhedralError("no such weights")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(broken), "run", refuse)
+            with pytest.raises(EuhedralError, match="no such weights"):
+                walk(catalogue, run, [prefilter, broken])
+        assert walk(catalogue, run, toy_funnel(tmp_path)) == [0, 1, 2]
+
+
 def test_a_stage_without_what_it_needs_and_one_that_comes_too_late_are_refused(tmp_path: Path):
     prefilter, relax, hull, _ = toy_funnel(tmp_path)
     with Catalogue(tmp_path) as catalogue:

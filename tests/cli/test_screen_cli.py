@@ -8,8 +8,10 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from euhedral.catalog.database import Catalogue
 from euhedral.cli.screen import run_screening, screen
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.data.samples import read_samples
 from euhedral.errors import ConfigError, EuhedralError, OutputError, RequestError
 from euhedral.screen import stages
 
@@ -101,6 +103,31 @@ def test_where_narrows_the_list_and_a_bad_one_is_told(metals: Path, tmp_path: Pa
         _screen(metals, out, where="e_above_hul < 1")
 
 
+@pytest.mark.parametrize("options", [{"where": "e_above_hul < 1"}, {"sort": "formula,-e_above_hul"}])
+def test_a_column_that_no_stage_finds_is_told_before_anything_works(metals: Path, tmp_path: Path, options: dict):
+    out = tmp_path / "out"
+    with pytest.raises(RequestError, match=r"no column 'e_above_hul'.* did you mean e_above_hull"):
+        _screen(metals, out, **options)
+    with Catalogue(out, create=False) as catalogue:
+        assert not catalogue.stages(1)
+    assert _screen(metals, out, sort="-hull_seconds,relax_steps", where="relax_outcome = 'passed'")["left"] == 3
+
+
+def test_what_was_asked_for_what_could_not_be_read_and_what_is_doubted_are_told(metals: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "crystals"
+    folder.mkdir()
+    for name, batch in (("gold", read_samples(metals).crystals[2]), ("ordered", read_samples(metals).crystals[3])):
+        batch.write(folder / f"{name}.cif")
+    (folder / "[broken].cif").write_text("data_broken\n")
+    (tmp_path / "reference.csv").write_text("formula,energy_per_atom\nCu,0\nAu,0.2\nU,0\n")
+    summary = _screen(folder, tmp_path / "out", reference=tmp_path / "reference.csv", sort="-relax_steps")
+    assert summary["unreadable"] == 1 and list(summary["unreadable_reasons"]) == ["[broken]"]
+    said = capsys.readouterr().out
+    assert "1 of them could not be read:\n  [broken]: " in said and "relax_steps" in said
+    assert "to be doubted" in said and "Au (1)" in said and str(tmp_path / "out" / "ranked") in said
+    assert "To be doubted" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
 def test_a_folder_of_something_else_and_of_other_crystals_is_refused(metals: Path, tmp_path: Path):
     with pytest.raises(OutputError, match="holds no screening"):
         _screen(metals, tmp_path)
@@ -154,7 +181,11 @@ def test_the_command_prints_json_and_exits_with_2_on_what_is_wrong(metals: Path,
     assert good.returncode == 0, good.stderr
     assert json.loads(good.stdout)["stages"][0]["outcomes"] == {"passed": 4, "rejected": 1}
     bad = subprocess.run([*command, "--out", ".", "--json"], cwd=tmp_path, capture_output=True, text=True)
-    assert bad.returncode == 2 and "holds no screening" in bad.stderr and "Traceback" not in bad.stderr
+    assert bad.returncode == 2 and bad.stderr.startswith("euhedral: . exists and holds no screening")
+    unread = subprocess.run(
+        [*command[:4], "nowhere.cif", "--out", "other"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert unread.returncode == 2 and unread.stderr == "euhedral: no file or folder 'nowhere.cif'\n"
 
 
 def test_a_screening_of_nothing_that_is_left_still_has_its_report(metals: Path, tmp_path: Path):

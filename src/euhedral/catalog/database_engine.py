@@ -45,6 +45,16 @@ _REFUSALS = (
         "the disk refuses to read or write it; what was recorded before stands in the file",
     ),
 )
+_UNREACHED = (
+    (("failed to resolve host", "could not translate host name"), "no host of this name is known"),
+    (("Connection refused",), "nothing listens at its host and port"),
+    (
+        ("No such file or directory",),
+        "no server listens on this machine's socket; a host is missing in the URL, or it does not run",
+    ),
+    (("timeout expired", "timed out", "Network is unreachable", "No route to host"), "its host does not answer"),
+    (("password",), "it refuses the user or the password"),
+)
 _DAMAGE = ("malformed", "file is not a database", "database corrupt", "invalid page", "file is encrypted")
 
 
@@ -61,7 +71,9 @@ class Place:
     file: Path | None
 
     def __str__(self) -> str:
-        return str(self.file) if self.file is not None else self.url.render_as_string(hide_password=True)
+        if self.file is not None:
+            return str(self.file)
+        return self.url.set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 def place_of(target: str | Path) -> Place:
@@ -108,7 +120,7 @@ class Database:
             raise DataError(
                 f"no catalogue at '{file}'; one is made by: euhedral catalog import RUN, or euhedral screen"
             )
-        with _refusals(self.place):
+        with _refusals(self.place, opening=True):
             if file is not None and create:
                 file.parent.mkdir(parents=True, exist_ok=True)
             self.engine = _server_engine(self.place.url) if file is None else _sqlite_engine(file)
@@ -245,12 +257,12 @@ def _check_schema(engine: Engine, place: Place, *, create: bool) -> None:
 
 
 @contextlib.contextmanager
-def _refusals(place: Place) -> Iterator[None]:
-    """Say what a database's refusal means and what to do."""
+def _refusals(place: Place, *, opening: bool = False) -> Iterator[None]:
+    """Say what a database's refusal means and what to do; one that was never reached may have another URL."""
     try:
         yield
     except exc.DBAPIError as error:
-        raise _explained(error, place) from error
+        raise _explained(error, place, opening=opening) from error
     except exc.SQLAlchemyError as error:
         raise OutputError(f"the catalogue '{place}' cannot be used: {_first_line(error)}") from error
     except OSError as error:
@@ -259,7 +271,7 @@ def _refusals(place: Place) -> Iterator[None]:
         ) from error
 
 
-def _explained(error: exc.DBAPIError, place: Place) -> EuhedralError:
+def _explained(error: exc.DBAPIError, place: Place, *, opening: bool) -> EuhedralError:
     said = str(error.orig)
     if any(word in said for word in _DAMAGE):
         return DataError(
@@ -270,11 +282,21 @@ def _explained(error: exc.DBAPIError, place: Place) -> EuhedralError:
         if any(word in said for word in words):
             return OutputError(f"cannot use the catalogue '{place}': {meaning}")
     if error.connection_invalidated or (place.file is None and isinstance(error, exc.OperationalError)):
-        return OutputError(
-            f"the database '{place}' cannot be reached ({_first_line(error.orig)}); what was recorded before is whole: run "
-            "the same command again when it is back"
+        advice = (
+            "check the URL, postgresql://user:password@host:port/name, and that the server runs"
+            if opening
+            else "what was recorded before is whole: run the same command again when it is back"
         )
+        return OutputError(f"the database '{place}' cannot be reached: {_unreached(said)}; {advice}")
     return OutputError(f"the catalogue '{place}' refuses: {_first_line(error.orig)}")
+
+
+def _unreached(said: str) -> str:
+    """Why a server was not reached, from what the driver says, in which names stand as the URL escapes them."""
+    for words, meaning in _UNREACHED:
+        if any(word in said for word in words):
+            return meaning
+    return _first_line(said).rpartition("failed: ")[2].removeprefix("FATAL:").strip()
 
 
 def _first_line(error: object) -> str:

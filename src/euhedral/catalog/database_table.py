@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,11 @@ class _Statement:
         return statement.select_from(source)
 
 
+def stage_columns(stage: str, names: Iterable[str]) -> list[str]:
+    """The columns that a stage with these values has in the table."""
+    return [*names, *(f"{_identifier(stage)}_{what}" for what in _OF_STAGE)]
+
+
 def query_columns(connection: Connection, run: int | None) -> dict[str, QueryColumn]:
     """Every column of a run, or of all runs, by name: those of all crystals, then stage by stage."""
     found = {
@@ -112,8 +117,7 @@ def query_columns(connection: Connection, run: int | None) -> dict[str, QueryCol
         for row in values:
             if row.stage == stage:
                 found[row.name] = _merged(found.get(row.name), row)
-        for what, (kind, unit, meaning) in _OF_STAGE.items():
-            name = f"{_identifier(stage)}_{what}"
+        for name, (kind, unit, meaning) in zip(stage_columns(stage, ()), _OF_STAGE.values(), strict=True):
             if name not in found:
                 found[name] = QueryColumn(
                     name=name, kind=kind, unit=unit, meaning=meaning.format(stage), stages=(stage,)
@@ -169,7 +173,7 @@ def _statement(
             raise unknown_column(unknown, list(known), in_filter=True)
         usable = {name: FilterColumn(kind=known[name].kind, element=parts.element(known[name])) for name in named}
         statement = statement.where(where_clause(where, usable))
-    for name, falling in _sorting(sort):
+    for name, falling in sorting(sort):
         element = parts.element(_known(known, name))
         statement = statement.order_by((element.desc() if falling else element.asc()).nulls_last())
     statement = statement.order_by(crystals.c.run_id, crystals.c.index)
@@ -190,7 +194,8 @@ def _record_batch(rows: Sequence[tuple], chosen: Sequence[QueryColumn], schema: 
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _sorting(sort: str | None) -> list[tuple[str, bool]]:
+def sorting(sort: str | None) -> list[tuple[str, bool]]:
+    """Columns of `--sort`, each with whether it falls. Raises RequestError where a name is missing."""
     names = [part.strip() for part in (sort or "").split(",")] if sort else []
     if any(not name.lstrip("-") for name in names):
         raise RequestError(f"--sort takes columns with commas between, such as e_above_hull,-density, not {sort!r}")

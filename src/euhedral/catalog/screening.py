@@ -118,7 +118,7 @@ def _check(catalogue: Catalogue, run: int, stages: Sequence[Stage], redo: bool) 
     recorded = {found.stage: found for found in catalogue.stages(run)}
     for stage in stages:
         before = recorded.get(stage.name)
-        if before is None:
+        if before is None or not before.outcomes:  # one that was announced and found nothing is bound to no settings
             continue
         config = _plain(asdict(stage.config))
         changed = sorted(key for key in {*config, *before.config} if config.get(key) != before.config.get(key))

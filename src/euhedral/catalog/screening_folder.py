@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from euhedral.catalog.database_engine import FILE
+from euhedral.catalog.database_rows import READ
+from euhedral.catalog.database_table import sorting, stage_columns
 from euhedral.catalog.dft_inputs import write_dft_inputs
 from euhedral.catalog.folder_lock import LOCK
 from euhedral.catalog.run_folder import refused_writes, replace_file
 from euhedral.catalog.screening import FunnelStep, funnel
+from euhedral.catalog.where import named_columns, unknown_column
 from euhedral.errors import OutputError
 from euhedral.screen.novelty_stage import PROTOCOL
 from euhedral.screen.ranking import FORMULA, ranked, score
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
     from euhedral.catalog.database import Catalogue
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.data.samples import Samples
-    from euhedral.screen.stage import Value
+    from euhedral.screen.stage import Stage, Value
 
+MOST_REASONS = 20
+"""Crystals that could not be read whose reasons are in the summary."""
 RANKED, TABLE, SUMMARY, INPUTS, FILES = "ranked", "crystals.parquet", "summary.json", "dft", "properties"
 
 
@@ -73,6 +78,22 @@ def rank(
     return Ranking(rows=rows, crystals=crystals, names=names, order=FORMULA if sort is None else f"sorted by {sort}")
 
 
+def check_columns(
+    catalogue: Catalogue, run: int, stages: Sequence[Stage], *, where: str | None = None, sort: str | None = None
+) -> None:
+    """Refuse columns of a filter or an order that `rank` will not find once the stages have been through.
+
+    Raises:
+        RequestError: naming the nearest ones.
+    """
+    known = [*catalogue.columns(run), *(name for stage in stages for name in stage_columns(stage.name, stage.columns))]
+    known = list(dict.fromkeys(known))
+    named = named_columns(where) if where is not None else []
+    for name, in_filter in (*((name, True) for name in named), *((name, False) for name, _ in sorting(sort))):
+        if name not in known:
+            raise unknown_column(name, known, in_filter=in_filter)
+
+
 def write_results(
     folder: Path,
     catalogue: Catalogue,
@@ -115,9 +136,11 @@ def summarize(catalogue: Catalogue, run: int, ranking: Ranking) -> dict[str, Any
     about = catalogue.run(run)
     total = about.crystals
     steps = funnel(catalogue, run)
+    unread = _unread(catalogue, run)
     return {
         "crystals": total,
-        "unreadable": sum(1 for _, stage, _, _ in catalogue.failures(run) if stage == "read"),
+        "unreadable": len(unread),
+        "unreadable_reasons": dict(unread[:MOST_REASONS]),
         "stages": [asdict(step) for step in steps],
         "settings": {found.stage: {"version": found.version, **found.config} for found in catalogue.stages(run)},
         "discovery": _discovery(catalogue, run, total, steps),
@@ -176,6 +199,15 @@ def _same(catalogue: Catalogue, run: int, crystals: CrystalBatch) -> bool:
     kept = catalogue.crystals(run, stage=ORIGINAL)
     given = crystals.to(kept.frac.dtype)
     return all(getattr(kept, name).equal(getattr(given, name)) for name in ("num_atoms", "species", "cell", "frac"))
+
+
+def _unread(catalogue: Catalogue, run: int) -> list[tuple[str, str]]:
+    """Names of the crystals that could not be read, with the reasons."""
+    reasons = {index: reason for index, stage, _, reason in catalogue.failures(run) if stage == READ}
+    if not reasons:
+        return []
+    rows = catalogue.table(run, where="num_atoms = 0", columns=["index", "name"]).to_pylist()
+    return [(row["name"], reasons[row["index"]]) for row in rows if row["index"] in reasons]
 
 
 def _discovery(catalogue: Catalogue, run: int, total: int, steps: Sequence[FunnelStep]) -> dict[str, Any] | None:

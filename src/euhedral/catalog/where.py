@@ -59,7 +59,7 @@ class FilterColumn:
     """A column that a filter may name.
 
     Attributes:
-        kind: 'number', 'integer', 'text', 'bool', or 'unknown', which counts as a number.
+        kind: 'number', 'integer', 'text', 'bool', or 'unknown' where no crystal has a value, so that it fulfils nothing.
         element: what stands for it in SQL.
     """
 
@@ -92,8 +92,9 @@ def named_columns(text: str) -> list[str]:
 def unknown_column(name: str, known: Sequence[str], *, in_filter: bool = False) -> RequestError:
     """The error that names the columns nearest to one that is not there; in a filter it may have been meant as a text."""
     near = get_close_matches(name, known, n=3, cutoff=0.5)
+    remark = " (texts stand in quotes)" if in_filter else ""
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
-    return RequestError(f"there is no column '{name}'; {hint}{'; texts stand in quotes' if in_filter else ''}")
+    return RequestError(f"there is no column '{name}'{remark}; {hint}")
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -169,11 +170,15 @@ class _Parser:
                 return ~self._within(name, column)
             if self._accept("in"):
                 return self._within(name, column)
-            sign = self._sign(required=column.kind != "bool")
+            sign = self._sign(required=column.kind not in ("bool", "unknown"))
+            if sign is None and column.kind == "unknown":
+                return _open(column)
             if sign is None:
                 return operator.eq(column.element, _bound(True))  # IS TRUE would be false of the unknown, not unknown
             if self._is_column():
                 other, second = self._column()
+                if "unknown" in (column.kind, second.kind):
+                    return _open(column if column.kind == "unknown" else second)
                 self._check_pair(name, column, other, second)
                 return _COMPARE[sign](column.element, second.element)
             return self._compared(name, column, sign, self._value())
@@ -189,6 +194,8 @@ class _Parser:
             if sign in _MIRRORED:
                 raise RequestError(f"{name} {sign} none: what is not known has no size; use = or !=")
             return column.element.is_not(None) if sign == "!=" else column.element.is_(None)
+        if column.kind == "unknown":
+            return _open(column)
         self._check_kind(name, column, value)
         if isinstance(value, bool):
             if sign in _MIRRORED:
@@ -205,7 +212,10 @@ class _Parser:
         for value in values:
             if value is None:
                 raise RequestError(f"none cannot stand in a list; write: {name} = none")
-            self._check_kind(name, column, value)
+            if column.kind != "unknown":
+                self._check_kind(name, column, value)
+        if column.kind == "unknown":
+            return _open(column)
         if _family(column.kind) == "a number":
             values = [float(value) for value in values] if float in map(type, values) else values
         return column.element.in_([_bound(value) for value in values])
@@ -284,6 +294,11 @@ def _bound(value: Literal) -> ColumnElement:
 
     types = {bool: Boolean(), int: BigInteger(), float: Float(53)}
     return literal(value, types.get(type(value), Text()))
+
+
+def _open(column: FilterColumn) -> ColumnElement:
+    """Neither true nor false, whatever a column that nobody has given a value yet is compared with."""
+    return operator.eq(column.element, column.element)
 
 
 def _family(kind: str) -> str:

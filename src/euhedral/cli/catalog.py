@@ -108,13 +108,14 @@ def query_command(
         if as_json:
             _print_rows(opened, run=run, where=where, sort=sort, columns=wanted, limit=limit)
             return
-        known = list(opened.columns(run))
+        kinds = {name: kind for name, (kind, _, _) in opened.columns(run).items()}
+        known = list(kinds)
         shown = wanted or _worth_showing(known, first=_asked_columns(where, sort, known))
         most = ROWS_SHOWN if limit is None else limit
         rows = opened.table(run, where, sort, shown, most + 1).to_pylist()
     table = _table(f"crystals in {catalogue}" + (f" where {where}" if where else ""))
     for name in shown:
-        table.add_column(name, justify="left" if name in ("name", "formula", "chemical_system") else "right")
+        table.add_column(name, justify="left" if kinds[name] == "text" else "right")
     for row in rows[:most]:
         table.add_row(*(_cell(row[name]) for name in shown))
     console = _console()

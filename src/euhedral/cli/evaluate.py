@@ -212,7 +212,7 @@ def _judge(
 
 @contextmanager
 def stage_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on standard error, one a stage, made when the stage first reports."""
+    """Progress bars, one a stage, made when the stage first reports; nothing where the console is no terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -229,7 +229,7 @@ def stage_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=not console.is_interactive) as bars:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from euhedral.screen.stage import Stage
 
 ROWS_SHOWN = 20
+REASONS_SHOWN = 5
 
 
 def screen(
@@ -101,11 +102,13 @@ class Screening:
         summary: as in its summary.json, and its `folder`.
         ranking: the crystals that are left.
         page: the report.
+        asked: columns that the order and the filter name.
     """
 
     summary: dict[str, Any]
     ranking: Ranking
     page: Path
+    asked: Sequence[str] = ()
 
 
 def run_screening(
@@ -127,10 +130,12 @@ def run_screening(
 
     from euhedral.catalog.cluster import open_executor
     from euhedral.catalog.database import Catalogue
+    from euhedral.catalog.database_table import sorting
     from euhedral.catalog.dft_inputs import CODES
     from euhedral.catalog.folder_lock import locked
     from euhedral.catalog.screening import walk
-    from euhedral.catalog.screening_folder import check_folder, open_run, rank, write_results
+    from euhedral.catalog.screening_folder import check_columns, check_folder, open_run, rank, write_results
+    from euhedral.catalog.where import named_columns
     from euhedral.cli.evaluate import stage_bars
     from euhedral.data.samples import read_samples
     from euhedral.web.screening_report import write_screening_report
@@ -149,13 +154,15 @@ def run_screening(
         catalogue = opened.enter_context(Catalogue(database or out))
         given = read_samples(samples, workers=own)
         run = open_run(catalogue, given, samples, alone=database is None)
+        check_columns(catalogue, run, stages, where=where, sort=sort)
         alive = walk(catalogue, run, stages, executor=executor, workers=own, redo=redo, progress=progress)
         ranking = rank(catalogue, run, alive, where=where, sort=sort)
         facts = {"seconds": round(time.perf_counter() - started, 3), "catalogue": str(catalogue), "run": run}
         summary = write_results(out, catalogue, run, ranking, codes=codes or [], top=top, facts=facts)
         hull = next((stage.hull for stage in stages if stage.name == "hull"), None)  # pyright: ignore[reportAttributeAccessIssue]
         page = write_screening_report(out, summary, ranking, hull=hull)
-    return Screening(summary={**summary, "folder": str(out)}, ranking=ranking, page=page)
+    asked = (*(name for name, _ in sorting(sort)), *named_columns(where or ""))
+    return Screening(summary={**summary, "folder": str(out)}, ranking=ranking, page=page, asked=asked)
 
 
 def _teller(console: Console) -> Callable[[str], None]:
@@ -198,7 +205,13 @@ def print_screening(results: Screening) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from euhedral.screen.ranking import doubt
+
     console, summary, ranking = Console(), results.summary, results.ranking
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     funnel = Table(title=f"{summary['crystals']:,} crystals", title_justify="left")
     for heading in ("stage", "came", "passed", "outcomes"):
         funnel.add_column(heading, justify="right" if heading in ("came", "passed") else "left")
@@ -206,34 +219,58 @@ def print_screening(results: Screening) -> None:
         told = ", ".join(f"{outcome} {count:,}" for outcome, count in step["outcomes"].items())
         funnel.add_row(step["stage"], f"{step['given']:,}", f"{step['passed']:,}", told)
     console.print(funnel)
-    console.print(_best_table(ranking))
-    console.print(ranking.order, highlight=False, markup=False)
-    discovery = summary["discovery"]
-    if discovery is not None:
-        if discovery["msun"] is None:
-            console.print("S.U.N. is not known: nothing is shipped that counts as known, give --known", highlight=False)
-        else:
-            console.print(
-                f"S.U.N. {discovery['sun']:.2%}, M.S.U.N. {discovery['msun']:.2%} of all ({discovery['protocol']})",
-                highlight=False,
-            )
-    for name, reason in list(summary["dft_problems"].items())[:5]:
-        console.print(f"no DFT input {name}: {reason}", highlight=False, markup=False)
-    console.print(
-        f"{summary['seconds']:.1f} s; report in {results.page}", highlight=False, markup=False, soft_wrap=True
+    if summary["unreadable"]:
+        say(f"{summary['unreadable']:,} of them could not be read:")
+        for name, reason in list(summary["unreadable_reasons"].items())[:REASONS_SHOWN]:
+            say(f"  {name}: {reason}")
+    console.print(_best_table(ranking, results.asked))
+    say(ranking.order)
+    for remark in (doubt(ranking.rows), _discoveries(summary["discovery"])):
+        if remark is not None:
+            say(remark)
+    for name, reason in list(summary["dft_problems"].items())[:REASONS_SHOWN]:
+        say(f"no DFT input {name}: {reason}")
+    say(
+        f"{summary['seconds']:.1f} s; the best as CIF in {Path(summary['folder']) / 'ranked'}, report in {results.page}"
     )
 
 
-def _best_table(ranking: Ranking) -> Any:
+def _discoveries(found: Mapping[str, Any] | None) -> str | None:
+    if found is None:
+        return None
+    if found["msun"] is None:
+        return "S.U.N. is not known: nothing is shipped that counts as known, give --known"
+    return f"S.U.N. {found['sun']:.2%}, M.S.U.N. {found['msun']:.2%} of all ({found['protocol']})"
+
+
+def _best_table(ranking: Ranking, asked: Sequence[str]) -> Any:
+    """The first crystals, with the columns that the order and the filter name."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"the best of {len(ranking.rows):,} left", title_justify="left")
-    for heading in ("#", "formula", "index", "score", "above hull eV/atom", "novel"):
-        table.add_column(heading, justify="left" if heading in ("formula", "novel") else "right")
+    own = {
+        "formula": "formula",
+        "index": "index",
+        "score": "score",
+        "e_above_hull": "above hull eV/atom",
+        "novel": "novel",
+    }
+    columns = {**own, **{name: name for name in asked if name not in own}}
+    table.add_column("#", justify="right")
+    for name, heading in columns.items():
+        texts = any(isinstance(row.get(name), str) for row in ranking.rows)
+        table.add_column(heading, justify="left" if texts or name == "novel" else "right", overflow="fold")
     for place, row in enumerate(ranking.rows[:ROWS_SHOWN], start=1):
-        numbers = (
-            f"{value:.3f}" if isinstance(value, float) else "–" for value in (row["score"], row.get("e_above_hull"))
-        )
-        novel = {True: "yes", False: "no"}.get(bool(row["novel"])) if row.get("novel") is not None else "not known"
-        table.add_row(str(place), str(row["formula"]), str(row["index"]), *numbers, novel)
+        table.add_row(str(place), *(escape(_cell(row.get(name), name)) for name in columns))
     return table
+
+
+def _cell(value: Any, name: str) -> str:
+    if value is None:
+        return "not known" if name == "novel" else "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in ("score", "e_above_hull"):
+        return f"{value:.3f}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from euhedral.catalog.screening_folder import FILES
 from euhedral.screen.phonons_stage import BANDS
+from euhedral.screen.ranking import doubt
 from euhedral.web.charts import Chart
 from euhedral.web.gallery import Card, formula_html, write_gallery
 from euhedral.web.hull_charts import Candidate, hull_charts
@@ -215,8 +216,10 @@ def _best_html(ranking: Ranking, drawn: set[int], files: Mapping[str, Sequence[P
         )
     left = len(ranking.rows) - len(shown)
     more = f"<p>and {left:,} more in crystals.parquet and ranked/</p>" if left > 0 else ""
+    doubted = doubt(ranking.rows)
+    remark = f'<p class="note">{escape(doubted[0].upper() + doubted[1:])}.</p>' if doubted else ""
     return (
-        f'<p class="note">{escape(ranking.order)}. <a href="{CELLS}">Turn the cells</a></p>'
+        f'{remark}<p class="note">{escape(ranking.order)}. <a href="{CELLS}">Turn the cells</a></p>'
         '<div class="scroll" tabindex="0" role="region" aria-label="Best crystals, scrolls sideways"><table class="plain">'
         f'<thead><tr><th scope="col">#</th><th scope="col">cell</th><th scope="col">formula</th>'
         f'<th scope="col">index</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>{more}'
