@@ -151,6 +151,7 @@ def test_a_folder_of_something_else_and_of_other_crystals_is_refused(metals: Pat
         ({"dft": "abinit"}, "abinit"),
         ({"calculator": "emt"}, "no calculator is called 'emt'"),
         ({"energy_method": None}, "not known"),
+        ({"predict": "default"}, "has no property head"),
     ],
 )
 def test_what_cannot_be_asked_is_told(metals: Path, tmp_path: Path, options: dict, message: str):

@@ -40,6 +40,7 @@ def screen(
     energy_method: options.EnergyMethod = None,
     above_hull: options.AboveHull = 0.1,
     known: options.Known = None,
+    predict: options.Predict = None,
     settings: options.Settings = None,
     where: options.Where = None,
     sort: options.Sort = None,
@@ -66,6 +67,7 @@ def screen(
             "energy_method": energy_method,
             "limit": above_hull,
         },
+        "predict": {"model": predict},
         "novelty": {"known": None if known is None else str(known)},
         "synthesis": {
             "reference": None if reference is None else str(reference),
@@ -73,7 +75,7 @@ def screen(
             "energy_method": energy_method,
         },
     }
-    stages = _stages(chosen, skip, _with_settings(own, settings or []))
+    stages = _stages(chosen, skip, _with_settings(own, settings or []), more=["predict"] if predict else [])
     codes = [] if dft is None else [code.strip() for code in dft.split(",")]
     results = run_screening(
         samples,
@@ -169,10 +171,13 @@ def _teller(console: Console) -> Callable[[str], None]:
     return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _stages(chosen: str | None, skip: str | None, settings: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
+def _stages(
+    chosen: str | None, skip: str | None, settings: Mapping[str, Mapping[str, Any]], *, more: Sequence[str] = ()
+) -> list[Stage]:
+    """The stages by their options; `more` are those that another option asks for."""
     from euhedral.screen import stages as registry
 
-    wanted = _names(chosen) if chosen is not None else list(registry.DEFAULT_STAGES)
+    wanted = [*(_names(chosen) if chosen is not None else registry.DEFAULT_STAGES), *more]
     left_out = registry.in_order(_names(skip or ""))
     names = [name for name in registry.in_order(wanted) if name not in left_out]
     if not names:

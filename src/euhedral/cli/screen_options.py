@@ -33,6 +33,13 @@ AboveHull = Annotated[float, typer.Option(help="Reject above this distance to th
 Known = Annotated[
     Path | None, typer.Option(help="Crystals that count as known; none are shipped, so novelty stays open without.")
 ]
+Predict = Annotated[
+    str | None,
+    typer.Option(
+        help="Model with a property head (name or run folder) that predicts band gap and energies, as further columns.",
+        show_default=False,
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="STAGE.SETTING=VALUE, repeatable, for all other settings.")
 ]

@@ -20,6 +20,8 @@ STAGES: Table = {
     "relax": ("euhedral.screen.relax_stage:RelaxStageConfig", "euhedral.screen.relax_stage:RelaxStage"),
     "hull": ("euhedral.screen.hull_stage:HullConfig", "euhedral.screen.hull_stage:HullStage"),
     "novelty": ("euhedral.screen.novelty_stage:NoveltyConfig", "euhedral.screen.novelty_stage:NoveltyStage"),
+    # Not in this package, where no module knows a model.
+    "predict": ("euhedral.catalog.predict_stage:PredictConfig", "euhedral.catalog.predict_stage:PredictStage"),
     "magnetism": (
         "euhedral.screen.magnetism_stage:MagnetismStageConfig",
         "euhedral.screen.magnetism_stage:MagnetismStage",
