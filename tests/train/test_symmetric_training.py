@@ -1,4 +1,4 @@
-"""A model of Wyckoff positions is told of the training crystals before the first step, and again when it goes on."""
+"""Models of Wyckoff positions are told of the training crystals before the first step, and again when they go on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from euhedral.data.convert import convert
 from euhedral.errors import RequestError
 from euhedral.models.checkpoint import load_model
 from euhedral.models.diffcsp_pp import DiffCSPPP
+from euhedral.models.symmcd import SymmCD
 from euhedral.sample.constraints import verify
 from euhedral.sample.request import GenerationRequest
 from euhedral.testing.crystals import cesium_chloride, perovskite, rock_salt
@@ -24,16 +25,17 @@ from euhedral.train.config import Recipe, TrainConfig
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[DiffCSPPP, SymmCD])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs, the second one after a resume."""
     folder = tmp_path_factory.mktemp("symmetric")
     crystals = [rock_salt(length=5.0 + 0.1 * k) for k in range(6)] + [perovskite(), cesium_chloride()]
     CrystalBatch.concat(crystals).write(folder / "crystals.extxyz")
     convert(folder / "crystals.extxyz", folder / "crystals.arrow", reduce="none")
     settings = TrainConfig(batch_size=4, max_epochs=1, warmup_steps=1, precision="float32", accelerator="cpu")
-    net = {**TINY_CONFIGS["diffcsp_pp"]["net"], "width": 16}
-    recipe = Recipe(family="diffcsp_pp", model={"net": net}, train=settings)
+    family = {DiffCSPPP: "diffcsp_pp", SymmCD: "symmcd"}[request.param]
+    net = {**TINY_CONFIGS[family]["net"], "width": 16}
+    recipe = Recipe(family=family, model={"net": net}, train=settings)
     run.train(folder / "crystals.arrow", folder / "run", recipe=recipe)
     run.resume(folder / "run", max_epochs=2)
     return folder / "run"
@@ -41,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_knows_the_positions_of_the_training_crystals(trained: Path) -> None:
     model = load_model(trained / "model").model
-    assert isinstance(model, DiffCSPPP)
+    assert isinstance(model, DiffCSPPP | SymmCD)
     assert sorted(model.book.space_group.tolist()) == [221] * 2 + [225] * 6
     # The mean of six rock salts, a perovskite and a caesium chloride: only the volume of cubic cells is free.
     assert model.config.lattice_mean[:5] == pytest.approx((0.0,) * 5)

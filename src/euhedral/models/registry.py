@@ -20,6 +20,7 @@ MODELS: Table = {
     ),
     "cdvae": ("euhedral.models.cdvae_net:CDVAEConfig", "euhedral.models.cdvae:CDVAE"),
     "diffcsp_pp": ("euhedral.models.diffcsp_pp:DiffCSPPPConfig", "euhedral.models.diffcsp_pp:DiffCSPPP"),
+    "symmcd": ("euhedral.models.symmcd:SymmCDConfig", "euhedral.models.symmcd:SymmCD"),
     "symmetric_random": (
         "euhedral.models.ion_exchange:IonExchangeConfig",
         "euhedral.models.symmetric_random:SymmetricRandom",

@@ -62,6 +62,11 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "prior_levels": 20,
         "candidates": 2,
     },
+    "symmcd": {
+        "net": {"width": 32, "layers": 2, "frequencies": 16},
+        "lattice_mean": (0.0, 0.0, 0.0, 0.0, 0.0, 1.65),
+        "lattice_std": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15),
+    },
     "ion_exchange": {"crystals": 2, "atoms": 3},
     "symmetric_random": {"crystals": 2, "atoms": 3},
 }

@@ -1,0 +1,397 @@
+"""SymmCD: diffusion of asymmetric units with their site symmetries (Levy et al., ICLR 2025)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from euhedral.crystal.asymmetric_unit import Template
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.crystal_family import family_subspace, onto_family
+from euhedral.crystal.lattice import cell_from_log_symmetric
+from euhedral.crystal.orbits import Orbits
+from euhedral.crystal.wyckoff import LETTERS
+from euhedral.errors import ConfigError
+from euhedral.models.atom_order import order_as_given
+from euhedral.models.base import LossTerms, SampleRequest
+from euhedral.models.conditions import Conditions
+from euhedral.models.diffcsp_pp import FARTHEST, LARGEST, SKEWEST, SMALLEST
+from euhedral.models.fillings import makes_group
+from euhedral.models.guidance import Asked, extrapolate
+from euhedral.models.known_units import KnownUnits, lattice_scales
+from euhedral.models.palette import Palette
+from euhedral.models.redraws import redrawn
+from euhedral.models.site_filling import Owed, SiteFilling
+from euhedral.models.site_places import place_orbits
+from euhedral.models.sites import Cells, Sites, kind_logits, sites_of, symbols_of
+from euhedral.models.symmetric import SymmetricModel
+from euhedral.models.templates import Drawn, TemplateBook, Wanted
+from euhedral.nets.site_net import NoisySites, SiteNet, SiteNetConfig, SitePrediction
+from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies
+from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.joint import JointNoise
+from euhedral.noise.masked import MASKED
+from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig
+
+UNKNOWN = -1
+"""Site symmetry of an orbit that has none yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SymmCDWeights:
+    """Weights of the parts of the loss, each a mean squared error of order one or a cross entropy."""
+
+    frac: float = 1.0
+    lattice: float = 1.0
+    species: float = 1.0
+    sites: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SymmCDConfig:
+    """Everything that defines the model; the sizes are those of SymmCD for MP-20.
+
+    Attributes:
+        net: the backbone.
+        frac: widths of the noise of points, in fractions of the conventional cell.
+        cell: schedule of the noise of the lattice.
+        settled: time at which all species and site symmetries are known; before it they are with a probability in
+            proportion to the time.
+        prediction_share: share of training crystals whose species are all given.
+        corrector: step of the Langevin corrector of points in units of sigma / sigma_min squared; 0 leaves the corrector
+            out, and with it half of the evaluations.
+        redraws: how often a crystal is drawn again whose positions and elements have the symmetry of a supergroup.
+        condition_keep: probability that a known condition is shown in training (classifier-free guidance).
+        weights: parts of the loss.
+        symprec: tolerance in Å at which the symmetry of training crystals is found.
+        lattice_mean: mean of the log-symmetric coordinates of the conventional cells in training, six numbers.
+        lattice_std: their standard deviation.
+        property_mean: mean of each property of `PROPERTIES` in training.
+        property_std: its standard deviation.
+        templates: training crystals whose Wyckoff positions are kept; filled in by `informed`.
+        orbits: most orbits of one of them; filled in by `informed`.
+    """
+
+    net: SiteNetConfig = field(default_factory=SiteNetConfig)
+    frac: WrappedNormalConfig = field(default_factory=WrappedNormalConfig)
+    cell: VariancePreservingConfig = field(default_factory=VariancePreservingConfig)
+    settled: float = 1.0
+    prediction_share: float = 0.0
+    corrector: float = 1e-5
+    redraws: int = 3
+    condition_keep: float = 0.5
+    weights: SymmCDWeights = field(default_factory=SymmCDWeights)
+    symprec: float = 0.1
+    lattice_mean: tuple[float, ...] = (0.0,) * 6
+    lattice_std: tuple[float, ...] = (1.0,) * 6
+    property_mean: tuple[float, ...] = (0.0,) * 3
+    property_std: tuple[float, ...] = (1.0,) * 3
+    templates: int = 0
+    orbits: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _State:
+    """Noisy asymmetric units: points (b, k, 3), standardised lattice (b, 6), species (b, k), site symmetries (b, k)."""
+
+    points: Tensor
+    lattice: Tensor
+    species: Tensor
+    kinds: Tensor
+
+
+class SymmCD(SymmetricModel):
+    """Wrapped-normal diffusion of one point of each orbit, DDPM of the lattice in its family, species and sites masked.
+
+    The space group and the number of orbits are those of training crystals of the atom count that is asked for. Orbits get
+    species and site symmetries one by one in random order, the latter among those that the group has and that leave the
+    atoms of the cell, and of each element that is given, possible. At the end points are moved to the nearest positions
+    with their site symmetry (Section 3.4) and orbits are filled up.
+
+    Loss: mean squares against the scaled score of points and against the lattice's noise in its free coordinates, and
+    cross entropies of masked species and of masked site symmetries over those of the group.
+    """
+
+    config: SymmCDConfig
+
+    def __init__(self, config: SymmCDConfig) -> None:
+        super().__init__()
+        if not 0 < config.settled <= 1:
+            raise ConfigError(f"settled must be above 0 and at most 1, not {config.settled}")
+        self.config = config
+        self.net = SiteNet(config.net)
+        self.book = TemplateBook(config.templates, config.orbits)
+        self.noise = JointNoise(
+            frac=WrappedNormal(config.frac), cell=VariancePreserving(config.cell), species=AbsorbingSpecies()
+        )
+        self._units = KnownUnits(config.symprec)
+        for name in ("lattice_mean", "lattice_std", "property_mean", "property_std"):
+            self.register_buffer(name, torch.tensor(getattr(config, name)), persistent=False)
+        self.lattice_mean: Tensor
+        self.lattice_std: Tensor
+        self.property_mean: Tensor
+        self.property_std: Tensor
+
+    @classmethod
+    def informed(cls, config: SymmCDConfig, crystals: CrystalBatch) -> Self:
+        """See `SymmetricModel`."""
+        known = KnownUnits(config.symprec)
+        units = known.of(crystals)
+        mean, std = lattice_scales(units)
+        book = TemplateBook.of(units)
+        templates, orbits = book.letters.shape
+        model = cls(replace(config, lattice_mean=mean, lattice_std=std, templates=templates, orbits=orbits))
+        model.book, model._units = book, known
+        return model
+
+    def holds(
+        self, space_group: int, num_atoms: int, *, composition: Mapping[int, int] | None = None, elements: int = 1
+    ) -> bool:
+        """See `SymmetricModel`."""
+        return self.book.holds(space_group, num_atoms, composition, elements)
+
+    def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
+        """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""
+        self._equal_count(batch)
+        size, device, levels = len(batch), batch.frac.device, self.config.frac.levels
+        level = torch.randint(1, levels + 1, (size,), generator=rng, device=device)
+        time = 1 - level.float() / levels
+        given = torch.rand(size, generator=rng, device=device) < self.config.prediction_share
+        shown = conditions.drop(self.config.condition_keep, rng=rng)
+        sums: defaultdict[str, list[Tensor]] = defaultdict(list)
+        counts: defaultdict[str, list[Tensor]] = defaultdict(list)
+        for sites in sites_of(self._units.of(batch), device):
+            parts = self._errors(sites, time[sites.rows], given[sites.rows], shown[sites.rows], rng)
+            for name, (total, count) in parts.items():
+                sums[name].append(total)
+                counts[name].append(count)
+        terms = {name: torch.stack(sums[name]).sum() / torch.stack(counts[name]).sum().clamp_min(1) for name in sums}
+        weights = self.config.weights
+        total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
+        return LossTerms(total=total, terms={name: value.detach() for name, value in terms.items()})
+
+    def _errors(
+        self, sites: Sites, time: Tensor, given: Tensor, shown: Conditions, rng: torch.Generator
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sum and number of the errors of each part of the loss."""
+        known = (time / self.config.settled).clamp_max(1)
+        moved = self.noise.frac.corrupt(sites.points, time, rng=rng)
+        lattice = (sites.lattice - self.lattice_mean) / self.lattice_std
+        strained = self.noise.cell.corrupt(lattice, time, rng=rng)
+        masked = self.noise.species.corrupt(sites.species, torch.where(given, 1.0, known), rng=rng)
+        hidden = torch.rand(sites.kinds.shape, generator=rng, device=time.device) >= known[:, None]
+        state = _State(
+            points=moved.noisy,
+            lattice=strained.noisy,
+            species=masked.noisy,
+            kinds=sites.kinds.masked_fill(hidden, UNKNOWN),
+        )
+        guess = self.net(
+            self._noisy(state, sites.cells, time, known), shown.context(self.property_mean, self.property_std)
+        )
+        free = family_subspace(sites.cells.group)[0]
+        wanted = sites.kinds.masked_fill(~hidden, IGNORED)
+        return {
+            "frac": (
+                (guess.frac - moved.target).square().sum(),
+                torch.tensor(float(moved.target.numel()), device=time.device),
+            ),
+            "lattice": (((guess.lattice - strained.target).square() * free).sum(), free.sum()),
+            "species": _surprise(guess.species, masked.target),
+            "sites": _surprise(kind_logits(guess.symbols, sites.cells.group), wanted),
+        }
+
+    @torch.no_grad()
+    def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
+        """Draw crystals by predictor and corrector, two evaluations a step, for each number of orbits that was drawn.
+
+        Where a guidance above 0 asks for a space group, of that group. `rng` lives on the CPU whatever the model's device,
+        so that a seed gives the same noise everywhere.
+        """
+        return redrawn(self._crystals, request, rng=rng)
+
+    def _crystals(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
+        """Crystals of a request; those that came out in a supergroup are drawn again with the group and orbits they had."""
+        request = _with_systems(request)
+        chance = np.random.default_rng(int(torch.randint(0, 2**62, (1,), generator=rng)))
+        drawn = self._drawn(request, chance)
+        found: dict[int, CrystalBatch] = {}
+        waiting = list(range(len(drawn)))
+        for attempt in range(self.config.redraws + 1):
+            members: defaultdict[int, list[int]] = defaultdict(list)
+            for row in waiting:
+                members[len(drawn[row].species)].append(row)
+            waiting = []
+            for _, rows in sorted(members.items()):
+                some = request.rows(torch.tensor(rows))
+                crystals, whole = self._path(some, [drawn[row] for row in rows], chance, rng)
+                for row, crystal, has_group in zip(rows, crystals, whole, strict=True):
+                    if has_group or attempt == self.config.redraws:
+                        found[row] = crystal
+                    else:
+                        waiting.append(row)
+        return CrystalBatch.concat([found[row] for row in range(len(drawn))])
+
+    def _drawn(self, request: SampleRequest, chance: np.random.Generator) -> list[Drawn]:
+        """Space group and cell of each crystal, and the orbits that hold what is given; letters stand for their number."""
+        count, asked = request.species.shape[1], request.guidance > 0
+        drawn = []
+        for row, given in enumerate(request.species.tolist()):
+            wanted = Wanted(
+                num_atoms=count,
+                given=Counter(z for z in given if z != MASKED),
+                space_group=int(request.conditions.space_group[row]) if asked else 0,
+                allowed=frozenset(torch.nonzero(request.allowed[row])[:, 0].tolist()),
+                opens=int(request.open_elements[row]),
+            )
+            drawn.append(self.book.draw(wanted, chance))
+        return drawn
+
+    def _path(
+        self, request: SampleRequest, drawn: list[Drawn], chance: np.random.Generator, rng: torch.Generator
+    ) -> tuple[CrystalBatch, list[bool]]:
+        """Crystals of one number of orbits, and whether each has its space group and no supergroup."""
+        device, size, orbits = self.lattice_mean.device, len(drawn), len(drawn[0].species)
+        cells, noise = Cells.of([one.template for one in drawn], device), self.noise
+        fillings = [_filling(one, request, row) for row, one in enumerate(drawn)]
+        asked = Asked.of(request, self.property_mean, self.property_std)
+        palette = Palette.of(request, device)
+        state = _State(
+            points=noise.frac.prior((size, orbits, 3), rng=rng).to(device),
+            lattice=noise.cell.prior((size, 6), rng=rng).to(device),
+            species=torch.tensor([one.species for one in drawn], device=device),
+            kinds=torch.full((size, orbits), UNKNOWN, device=device),
+        )
+        masked_at_start, revealed = int((state.species == MASKED).sum(1).max()), 0
+        for step in range(request.steps):
+            now = torch.full((size,), step / request.steps, device=device)
+            later = torch.full((size,), (step + 1) / request.steps, device=device)
+            last = step + 1 == request.steps
+            if self.config.corrector:
+                score = noise.frac.score_from_target(self._guess(state, cells, now, asked).frac, now)
+                points = noise.frac.correct(
+                    state.points, score, now, step=self.config.corrector, rng=None if last else rng
+                )
+                state = replace(state, points=points)
+            guess = self._guess(state, cells, now, asked)
+            state = self._moved(state, guess, now, later, rng)
+            share = 1.0 if last else min(1.0, (step + 1) / (request.steps * self.config.settled))
+            due = -int(-masked_at_start * share // 1)
+            for _ in range(due - revealed):
+                species, palette = palette.reveal(state.species, guess.species, rng=rng)
+                state = replace(state, species=species)
+            revealed = due
+            logits = kind_logits(guess.symbols, cells.group).double().cpu().numpy()
+            state = replace(state, kinds=_settled(state.kinds, logits, fillings, -int(-orbits * share // 1), chance))
+        return self._filled(state, [one.template for one in drawn], cells, request.species)
+
+    def _moved(self, state: _State, guess: SitePrediction, now: Tensor, later: Tensor, rng: torch.Generator) -> _State:
+        """Points and lattice at a later time."""
+        noise = self.noise
+        score = noise.frac.score_from_target(guess.frac, now)
+        points = noise.frac.reverse(state.points, score, now, later, rng=rng)
+        clean = noise.cell.clean_from_noise(state.lattice, guess.lattice, now).clamp(-FARTHEST, FARTHEST)
+        within = noise.cell.noise_from_clean(state.lattice, clean, now)
+        return replace(state, points=points, lattice=noise.cell.reverse(state.lattice, within, now, later, rng=rng))
+
+    def _noisy(self, state: _State, cells: Cells, time: Tensor, known: Tensor) -> NoisySites:
+        lattice = onto_family(state.lattice * self.lattice_std + self.lattice_mean, cells.group)
+        hidden = state.kinds == UNKNOWN
+        with torch.autocast(lattice.device.type, enabled=False):
+            cell = cell_from_log_symmetric(lattice, cells.conventional)
+        return NoisySites(
+            frac=state.points,
+            cell=cell,
+            lattice=(lattice - self.lattice_mean) / self.lattice_std,
+            species=state.species,
+            time=time,
+            known=known,
+            symbols=symbols_of(state.kinds.clamp_min(0), cells.group, hidden),
+            group=cells.group,
+            num_atoms=cells.num_atoms,
+        )
+
+    def _guess(self, state: _State, cells: Cells, time: Tensor, asked: Asked) -> SitePrediction:
+        noisy = self._noisy(state, cells, time, (time / self.config.settled).clamp_max(1))
+        guided: SitePrediction = self.net(noisy, asked.full)
+        if asked.strength == 1:
+            return guided
+        free: SitePrediction = self.net(noisy, asked.none)
+        symbols = free.symbols + asked.strength * (guided.symbols - free.symbols)
+        mixed = extrapolate(free, guided, asked.strength)
+        return replace(guided, frac=mixed.frac, lattice=mixed.lattice, species=mixed.species, symbols=symbols)
+
+    def _filled(
+        self, state: _State, templates: list[Template], cells: Cells, given: Tensor
+    ) -> tuple[CrystalBatch, list[bool]]:
+        """Whole crystals, points moved to the nearest positions; atoms whose species were given stand in their places."""
+        lattice = state.lattice * self.lattice_std + self.lattice_mean
+        lattice = torch.cat([lattice[:, :5].clamp(-SKEWEST, SKEWEST), lattice[:, 5:].clamp(SMALLEST, LARGEST)], 1)
+        lattice = onto_family(lattice, cells.group)
+        edges = cell_from_log_symmetric(lattice.double(), cells.conventional.double()).cpu().numpy()
+        points, kinds = state.points.double().cpu().numpy(), state.kinds.tolist()
+        filled, places, species, whole = [], [], [], []
+        for row, template in enumerate(templates):
+            letters, found = place_orbits(template.space_group, kinds[row], points[row], edges[row])
+            order = sorted(range(len(letters)), key=lambda orbit: LETTERS.index(letters[orbit]))
+            filled.append(replace(template, letters="".join(letters[orbit] for orbit in order)))
+            places.append(found[order])
+            species.append(state.species[row, order])
+            whole.append(makes_group(filled[-1], tuple(species[-1].tolist())))
+        device = lattice.device
+        orbits = Orbits.of(filled).to(device)
+        atoms = orbits.at_atoms(torch.stack(species))
+        order = torch.tensor(
+            [order_as_given(*pair) for pair in zip(given.tolist(), atoms.tolist(), strict=True)], device=device
+        )
+        frac = orbits.expand(torch.from_numpy(np.stack(places)).float().to(device))
+        crystals = CrystalBatch(
+            frac=frac.gather(1, order[..., None].expand(-1, -1, 3)).reshape(-1, 3),
+            cell=orbits.cell(lattice),
+            species=atoms.gather(1, order).reshape(-1),
+            num_atoms=torch.full((len(given),), given.shape[1], dtype=torch.int64, device=device),
+        )
+        return crystals, whole
+
+
+def _with_systems(request: SampleRequest) -> SampleRequest:
+    """The request with the chemical system of crystals whose species are all given as a condition."""
+    complete = (request.species != MASKED).all(1)
+    system = functional.one_hot(request.species, request.allowed.shape[1]).bool().any(1) & complete[:, None]
+    conditions = replace(request.conditions, chemical_system=request.conditions.chemical_system | system)
+    return replace(request, conditions=conditions)
+
+
+def _filling(drawn: Drawn, request: SampleRequest, row: int) -> SiteFilling:
+    given = Counter(z for z in request.species[row].tolist() if z != MASKED)
+    complete = given.total() == request.species.shape[1]
+    owed = {z: Owed(atoms=k, exact=complete or not bool(request.allowed[row, z])) for z, k in given.items()}
+    filling = SiteFilling(drawn.template, drawn.species, owed)
+    assert filling.possible(), "the orbits that were drawn hold what is given"
+    return filling
+
+
+def _settled(
+    kinds: Tensor, logits: np.ndarray, fillings: list[SiteFilling], due: int, chance: np.random.Generator
+) -> Tensor:
+    """Site symmetries, drawn for orbits in random order until `due` of each crystal have one."""
+    after = kinds.cpu().numpy().copy()
+    for row, filling in enumerate(fillings):
+        waiting = np.flatnonzero(after[row] == UNKNOWN)
+        for orbit in chance.permutation(waiting)[: due - (after.shape[1] - len(waiting))].tolist():
+            perturbed = logits[row, orbit, : len(filling.sizes)] + chance.gumbel(size=len(filling.sizes))
+            after[row, orbit] = filling.choose(orbit, np.argsort(-perturbed).tolist())
+    return torch.from_numpy(after).to(kinds.device)
+
+
+def _surprise(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropies summed over what is not ignored, and how many these are."""
+    total = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total, (target != IGNORED).sum()
