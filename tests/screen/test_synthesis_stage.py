@@ -60,16 +60,16 @@ def test_values_are_those_of_the_library_and_the_routes_are_in_the_file(tmp_path
 
 def test_one_crystal_that_cannot_be_judged_leaves_the_others(tmp_path: Path):
     crystals = CrystalBatch.concat(
-        [_near(), _titanate(), rock_salt(dtype=torch.float64), cesium_chloride(dtype=torch.float64)]
+        [_near(), _titanate(), rock_salt(11, 11, dtype=torch.float64), cesium_chloride(dtype=torch.float64)]
     )
-    near, missing, salt, strange = _run(crystals, [-2.0, None, -2.0, -2.0], _config(tmp_path))
+    near, missing, sodium, strange = _run(crystals, [-2.0, None, -2.0, -2.0], _config(tmp_path))
     assert near.outcome == "failed" and "no synthesizability: atoms are" in (near.reason or "")
     assert "synthesizability" in near.values and near.values["synthesizability"] is None
     assert missing.outcome == "failed" and "no reactions: the energy of the target is nan" in (missing.reason or "")
     assert missing.values["synthesizability"] is not None and "precursors" not in missing.values
-    assert salt.outcome == "passed" and salt.reason == "no set of simple phases on the hull balances to it"
+    assert sodium.outcome == "passed" and sodium.reason == "no set of simple phases on the hull balances to it"
     assert strange.outcome == "failed" and "no entry for the pure element Cs" in (strange.reason or "")
-    assert not SynthesisStage.stops and all(not record.files for record in (near, missing, salt, strange))
+    assert not SynthesisStage.stops and all(not record.files for record in (missing, sodium, strange))
 
 
 def test_a_competing_phase_is_named(tmp_path: Path):

@@ -261,7 +261,9 @@ def _best_table(ranking: Ranking, asked: Sequence[str]) -> Any:
         "e_above_hull": "above hull eV/atom",
         "novel": "novel",
     }
+    always = {"formula", "index", "novel", *asked}
     columns = {**own, **{name: name for name in asked if name not in own}}
+    columns = {n: h for n, h in columns.items() if n in always or any(row.get(n) is not None for row in ranking.rows)}
     table.add_column("#", justify="right")
     for name, heading in columns.items():
         texts = any(isinstance(row.get(name), str) for row in ranking.rows)

@@ -17,12 +17,14 @@ def _numbers(symbols: str) -> frozenset[int]:
     return frozenset(ATOMIC_NUMBERS[symbol] for symbol in symbols.split())
 
 
-_CARBON, _HYDROGEN, _OXYGEN, _NITROGEN, _FLUORINE = (ATOMIC_NUMBERS[symbol] for symbol in ("C", "H", "O", "N", "F"))
+_CARBON, _HYDROGEN, _OXYGEN, _FLUORINE = (ATOMIC_NUMBERS[symbol] for symbol in ("C", "H", "O", "F"))
 _NO_SOLID = _numbers("H He N O F Ne Cl Ar Kr Xe Rn")
 """Elements that are not weighed in as such."""
 _ANIONS = _numbers("C N O F P S Cl As Se Br Te I")
 _VOLATILE = _numbers("H C N O F S Cl")
 """Binary phases of two of these are gases or liquids."""
+_HALOGENS = _numbers("F Cl Br I")
+"""Their binary phases with each other are not weighed in either."""
 _BURNT = _numbers("C P As")
 """Not anions where the target has oxygen: phosphides are not burnt to phosphates."""
 _MIXED_VALENCE = ("Mn3O4", "Fe3O4", "Co3O4", "Pb3O4", "U3O8", "Pr6O11", "Tb4O7")
@@ -35,13 +37,12 @@ def _substance(hull: Hull, entry: int) -> Substance:
 
 
 def gases_of(hull: Hull, target: Substance, formulas: Sequence[str]) -> list[Substance]:
-    """Gases that can take part: nitrogen for nitrides, the others for what has oxygen."""
+    """Gases that can take part: those of an element where the target has it, those with oxygen where it has oxygen."""
     found = []
     for formula in formulas:
         wanted = parse_formula(formula)
-        if set(wanted) == {_NITROGEN} and _NITROGEN not in target.amounts:
-            continue
-        if _OXYGEN in wanted and _OXYGEN not in target.amounts:
+        needed = set(wanted) if len(wanted) == 1 else {_OXYGEN} & set(wanted)
+        if not needed <= set(target.amounts):
             continue
         reduced = reduced_composition(wanted)
         found += [_substance(hull, e) for e in hull.stable(wanted) if hull.reference.compositions[e] == reduced]
@@ -72,12 +73,23 @@ def candidates_of(hull: Hull, target: Substance, gases: Sequence[Substance]) -> 
     return [substance for substance in found if substance.amounts not in unwanted]
 
 
-def without_metals(target: Substance, candidates: Sequence[Substance]) -> list[Substance]:
-    """For a target with oxygen, the candidates less those elements that another of them brings with oxygen."""
-    if _OXYGEN not in target.amounts:
-        return list(candidates)
-    oxidic = set().union(*(phase.amounts for phase in candidates if _OXYGEN in phase.amounts))
-    return [phase for phase in candidates if len(phase.amounts) > 1 or not set(phase.amounts) <= oxidic]
+def without_elements(target: Substance, candidates: Sequence[Substance]) -> list[Substance]:
+    """For a target with oxygen or a halogen, the candidates less those elements that another of them brings with one."""
+    anions = set(target.amounts) & {_OXYGEN, *_HALOGENS}
+    brought = set().union(
+        *(phase.amounts for phase in candidates if len(phase.amounts) > 1 and anions & set(phase.amounts))
+    )
+    return [phase for phase in candidates if len(phase.amounts) > 1 or not set(phase.amounts) <= brought]
+
+
+def is_halide(target: Substance) -> bool:
+    """Whether a halogen is in it."""
+    return not _HALOGENS.isdisjoint(target.amounts)
+
+
+def without_halogens(gases: Sequence[Substance]) -> list[Substance]:
+    """Gases other than fluorine and chlorine."""
+    return [gas for gas in gases if not set(gas.amounts) <= _HALOGENS]
 
 
 def _is_state(metal: int, charge: Fraction) -> bool:
@@ -89,7 +101,7 @@ def _is_simple(composition: Composition, anions: frozenset[int]) -> bool:
     elements = {z for z, _ in composition}
     if len(elements) == 1:
         return not elements & _NO_SOLID
-    if len(elements) != 2 or not elements & anions or elements <= _VOLATILE:
+    if len(elements) != 2 or not elements & anions or elements <= _VOLATILE or elements <= _HALOGENS:
         return False
     species = [z for z, count in composition for _ in range(count)]
     return formula_of(composition) in _MIXED_VALENCE or content_validity(species, "smact").valid

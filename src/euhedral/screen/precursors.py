@@ -30,14 +30,21 @@ from euhedral.crystal.formula import parse_formula
 from euhedral.errors import ConfigError, DataError, RequestError
 from euhedral.screen.hull import Hull
 from euhedral.screen.method import EnergyMethod, check_same_method
-from euhedral.screen.precursor_phases import candidates_of, gases_of, rivals_of, without_metals
+from euhedral.screen.precursor_phases import (
+    candidates_of,
+    gases_of,
+    is_halide,
+    rivals_of,
+    without_elements,
+    without_halogens,
+)
 from euhedral.screen.reactions import Reaction, Substance, make_reaction
 from euhedral.screen.reference import Composition, formula_of, reduced_composition
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-GASES = ("O2", "CO2", "N2", "H2O")
+GASES = ("O2", "CO2", "N2", "H2O", "F2", "Cl2")
 CAVEAT = "0 K energies: no temperature, no entropy of gases, no kinetics"
 _AT_ONCE = 20_000
 _MOST_SETS = 20_000
@@ -129,9 +136,10 @@ def find_routes(
 ) -> tuple[Route, ...]:
     """The best routes to a target, the best first; empty where no set of precursors balances.
 
-    Precursors are those of `candidates_of`; for a target with oxygen, metals that have an oxide or a carbonate only where
-    nothing else releases energy. A phase of the target's own composition is neither a precursor nor a competitor: the energy
-    above the hull tells of it.
+    Precursors are those of `candidates_of`. Elements that another candidate brings with oxygen or a halogen are weighed in
+    only where nothing else releases energy and, for a target with a halogen, nothing else balances; so are fluorine and
+    chlorine as gases. A phase of the target's own composition is neither a precursor nor a competitor: the energy above the
+    hull tells of it.
 
     Args:
         composition: of the target, amounts by atomic number.
@@ -155,8 +163,8 @@ def find_routes(
     target = Substance(formula=formula_of(reduced), energy=energy)
     gases = gases_of(hull, target, config.gases)
     candidates = candidates_of(hull, target, gases)
-    found = _rated(hull, target, without_metals(target, candidates), gases, config.most_precursors)
-    if not any(route.driving_force > 0 for route in found):
+    found = _rated(hull, target, without_elements(target, candidates), without_halogens(gases), config.most_precursors)
+    if not (found if is_halide(target) else any(route.driving_force > 0 for route in found)):
         found = _rated(hull, target, candidates, gases, config.most_precursors) or found
     return tuple(sorted(found, key=_order)[: config.kept])
 

@@ -71,7 +71,7 @@ class SynthesisStage(Stage):
     """Likeness to crystals that were made, and the best reaction to the crystal from simple phases of the reference."""
 
     name = "synthesis"
-    version = 1
+    version = 2
     columns: ClassVar[Mapping[str, Column]] = {
         "synthesizability": Column(
             meaning="likeness to crystals reported by experiment, 0 to 1; no probability, and low is no proof against"
