@@ -37,12 +37,17 @@ class SiteFilling:
         template: the group and the cell; its letters are not read.
         elements: of each orbit, `OPEN` where nothing is asked of it.
         owed: atoms of the elements; those that are not in it are not counted.
+
+    Attributes:
+        sizes: atoms of an orbit in the cell, by its site symmetry.
+        orbits: how many there are.
     """
 
     def __init__(self, template: Template, elements: Sequence[int], owed: Mapping[int, Owed]) -> None:
         kinds = site_symmetries(template.space_group)
         self.sizes = [round(kind.multiplicity * template.volume) for kind in kinds]
         self._room = [len(kind.letters) if kind.single else _MANY for kind in kinds]
+        self.orbits = len(elements)
         self._elements = list(elements)
         self._owed = {z: one for z, one in owed.items() if z in set(elements)}
         self._left = {z: one.atoms for z, one in self._owed.items()}

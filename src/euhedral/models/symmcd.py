@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,10 @@ from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig
 
 UNKNOWN = -1
 """Site symmetry of an orbit that has none yet."""
+WIDTHS = (2, 4, 6, 9, 14)
+"""Crystals of as many orbits at most are drawn together; those of more with each other."""
+_FILLER = 1
+"""Species of places that are no orbit, so that none of them counts as masked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +104,21 @@ class SymmCDConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _State:
-    """Noisy asymmetric units: points (b, k, 3), standardised lattice (b, 6), species (b, k), site symmetries (b, k)."""
+    """Noisy asymmetric units of up to k orbits.
+
+    Attributes:
+        points: one of each orbit, (b, k, 3).
+        lattice: standardised, (b, 6).
+        species: `MASKED` where not known, `_FILLER` at places that are no orbit, (b, k).
+        kinds: site symmetries, `UNKNOWN` where not known, 0 at places that are no orbit, (b, k).
+        present: which places are orbits, (b, k).
+    """
 
     points: Tensor
     lattice: Tensor
     species: Tensor
     kinds: Tensor
+    present: Tensor
 
 
 class SymmCD(SymmetricModel):
@@ -192,6 +206,7 @@ class SymmCD(SymmetricModel):
             lattice=strained.noisy,
             species=masked.noisy,
             kinds=sites.kinds.masked_fill(hidden, UNKNOWN),
+            present=torch.ones_like(hidden),
         )
         guess = self.net(
             self._noisy(state, sites.cells, time, known), shown.context(self.property_mean, self.property_std)
@@ -210,7 +225,7 @@ class SymmCD(SymmetricModel):
 
     @torch.no_grad()
     def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
-        """Draw crystals by predictor and corrector, two evaluations a step, for each number of orbits that was drawn.
+        """Draw crystals by predictor and corrector, two evaluations a step, those of about as many orbits together.
 
         Where a guidance above 0 asks for a space group, of that group. `rng` lives on the CPU whatever the model's device,
         so that a seed gives the same noise everywhere.
@@ -227,7 +242,7 @@ class SymmCD(SymmetricModel):
         for attempt in range(self.config.redraws + 1):
             members: defaultdict[int, list[int]] = defaultdict(list)
             for row in waiting:
-                members[len(drawn[row].species)].append(row)
+                members[bisect_left(WIDTHS, len(drawn[row].species))].append(row)
             waiting = []
             for _, rows in sorted(members.items()):
                 some = request.rows(torch.tensor(rows))
@@ -257,19 +272,14 @@ class SymmCD(SymmetricModel):
     def _path(
         self, request: SampleRequest, drawn: list[Drawn], chance: np.random.Generator, rng: torch.Generator
     ) -> tuple[CrystalBatch, list[bool]]:
-        """Crystals of one number of orbits, and whether each has its space group and no supergroup."""
-        device, size, orbits = self.lattice_mean.device, len(drawn), len(drawn[0].species)
+        """Crystals, and whether each has its space group and no supergroup."""
+        device, size = self.lattice_mean.device, len(drawn)
         cells, noise = Cells.of([one.template for one in drawn], device), self.noise
         fillings = [_filling(one, request, row) for row, one in enumerate(drawn)]
         asked = Asked.of(request, self.property_mean, self.property_std)
         palette = Palette.of(request, device)
-        state = _State(
-            points=noise.frac.prior((size, orbits, 3), rng=rng).to(device),
-            lattice=noise.cell.prior((size, 6), rng=rng).to(device),
-            species=torch.tensor([one.species for one in drawn], device=device),
-            kinds=torch.full((size, orbits), UNKNOWN, device=device),
-        )
-        masked_at_start, revealed = int((state.species == MASKED).sum(1).max()), 0
+        state = self._start(drawn, rng)
+        masked_at_start = (state.species == MASKED).sum(1)
         for step in range(request.steps):
             now = torch.full((size,), step / request.steps, device=device)
             later = torch.full((size,), (step + 1) / request.steps, device=device)
@@ -283,14 +293,27 @@ class SymmCD(SymmetricModel):
             guess = self._guess(state, cells, now, asked)
             state = self._moved(state, guess, now, later, rng)
             share = 1.0 if last else min(1.0, (step + 1) / (request.steps * self.config.settled))
-            due = -int(-masked_at_start * share // 1)
-            for _ in range(due - revealed):
-                species, palette = palette.reveal(state.species, guess.species, rng=rng)
+            open_still = masked_at_start - (masked_at_start * share).ceil().long()
+            while bool((due := (state.species == MASKED).sum(1) > open_still).any()):
+                species, palette = _revealed(state.species, guess.species, due, palette, rng)
                 state = replace(state, species=species)
-            revealed = due
             logits = kind_logits(guess.symbols, cells.group).double().cpu().numpy()
-            state = replace(state, kinds=_settled(state.kinds, logits, fillings, -int(-orbits * share // 1), chance))
+            state = replace(state, kinds=_settled(state.kinds, logits, fillings, share, chance))
         return self._filled(state, [one.template for one in drawn], cells, request.species)
+
+    def _start(self, drawn: list[Drawn], rng: torch.Generator) -> _State:
+        """Noise, and the species of orbits that are given."""
+        device, orbits = self.lattice_mean.device, [len(one.species) for one in drawn]
+        widest = max(orbits)
+        present = torch.arange(widest) < torch.tensor(orbits)[:, None]
+        species = [one.species + [_FILLER] * (widest - len(one.species)) for one in drawn]
+        return _State(
+            points=self.noise.frac.prior((len(drawn), widest, 3), rng=rng).to(device),
+            lattice=self.noise.cell.prior((len(drawn), 6), rng=rng).to(device),
+            species=torch.tensor(species, device=device),
+            kinds=torch.where(present, UNKNOWN, 0).to(device),
+            present=present.to(device),
+        )
 
     def _moved(self, state: _State, guess: SitePrediction, now: Tensor, later: Tensor, rng: torch.Generator) -> _State:
         """Points and lattice at a later time."""
@@ -316,6 +339,7 @@ class SymmCD(SymmetricModel):
             symbols=symbols_of(state.kinds.clamp_min(0), cells.group, hidden),
             group=cells.group,
             num_atoms=cells.num_atoms,
+            present=state.present,
         )
 
     def _guess(self, state: _State, cells: Cells, time: Tensor, asked: Asked) -> SitePrediction:
@@ -336,22 +360,26 @@ class SymmCD(SymmetricModel):
         lattice = torch.cat([lattice[:, :5].clamp(-SKEWEST, SKEWEST), lattice[:, 5:].clamp(SMALLEST, LARGEST)], 1)
         lattice = onto_family(lattice, cells.group)
         edges = cell_from_log_symmetric(lattice.double(), cells.conventional.double()).cpu().numpy()
-        points, kinds = state.points.double().cpu().numpy(), state.kinds.tolist()
-        filled, places, species, whole = [], [], [], []
+        points, kinds = state.points.double().cpu().numpy(), state.kinds.cpu().numpy()
+        present, known = state.present.cpu().numpy(), state.species.cpu()
+        places, species = np.zeros_like(points), torch.full_like(known, _FILLER)
+        filled, whole = [], []
         for row, template in enumerate(templates):
-            letters, found = place_orbits(template.space_group, kinds[row], points[row], edges[row])
+            held = present[row]
+            letters, found = place_orbits(
+                template.space_group, kinds[row, held].tolist(), points[row, held], edges[row]
+            )
             order = sorted(range(len(letters)), key=lambda orbit: LETTERS.index(letters[orbit]))
             filled.append(replace(template, letters="".join(letters[orbit] for orbit in order)))
-            places.append(found[order])
-            species.append(state.species[row, order])
-            whole.append(makes_group(filled[-1], tuple(species[-1].tolist())))
+            places[row, : len(order)], species[row, : len(order)] = found[order], known[row, order]
+            whole.append(makes_group(filled[-1], tuple(species[row, : len(order)].tolist())))
         device = lattice.device
         orbits = Orbits.of(filled).to(device)
-        atoms = orbits.at_atoms(torch.stack(species))
+        atoms = orbits.at_atoms(species.to(device))
         order = torch.tensor(
             [order_as_given(*pair) for pair in zip(given.tolist(), atoms.tolist(), strict=True)], device=device
         )
-        frac = orbits.expand(torch.from_numpy(np.stack(places)).float().to(device))
+        frac = orbits.expand(torch.from_numpy(places).float().to(device))
         crystals = CrystalBatch(
             frac=frac.gather(1, order[..., None].expand(-1, -1, 3)).reshape(-1, 3),
             cell=orbits.cell(lattice),
@@ -378,14 +406,24 @@ def _filling(drawn: Drawn, request: SampleRequest, row: int) -> SiteFilling:
     return filling
 
 
+def _revealed(
+    species: Tensor, logits: Tensor, due: Tensor, palette: Palette, rng: torch.Generator
+) -> tuple[Tensor, Palette]:
+    """Species with one more of them known in the crystals where one is due."""
+    waiting = (species == MASKED) & ~due[:, None]
+    after, palette = palette.reveal(species.masked_fill(waiting, _FILLER), logits, rng=rng)
+    return after.masked_fill(waiting, MASKED), palette
+
+
 def _settled(
-    kinds: Tensor, logits: np.ndarray, fillings: list[SiteFilling], due: int, chance: np.random.Generator
+    kinds: Tensor, logits: np.ndarray, fillings: list[SiteFilling], share: float, chance: np.random.Generator
 ) -> Tensor:
-    """Site symmetries, drawn for orbits in random order until `due` of each crystal have one."""
+    """Site symmetries, drawn for orbits in random order until a share of each crystal's have one."""
     after = kinds.cpu().numpy().copy()
     for row, filling in enumerate(fillings):
         waiting = np.flatnonzero(after[row] == UNKNOWN)
-        for orbit in chance.permutation(waiting)[: due - (after.shape[1] - len(waiting))].tolist():
+        still = filling.orbits - int(np.ceil(filling.orbits * share))
+        for orbit in chance.permutation(waiting)[: max(len(waiting) - still, 0)].tolist():
             perturbed = logits[row, orbit, : len(filling.sizes)] + chance.gumbel(size=len(filling.sizes))
             after[row, orbit] = filling.choose(orbit, np.argsort(-perturbed).tolist())
     return torch.from_numpy(after).to(kinds.device)

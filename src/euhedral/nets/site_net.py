@@ -7,7 +7,7 @@ space group alone, so that absolute coordinates matter.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,10 @@ from euhedral.crystal.symmetry import space_group_symbol
 from euhedral.crystal.wyckoff import GROUPS
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.nets.cspnet import EdgeLayer, PairLayout, pair_waves
-from euhedral.nets.periodic_transformer import SPACE_GROUPS, SPECIES, ContextEmbedding
+from euhedral.nets.periodic_transformer import LARGEST_COUNT_EMBEDDED, SPACE_GROUPS, SPECIES, ContextEmbedding
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 HIDDEN = len(SYMBOLS)
 """In place of a symbol where the site symmetry is masked."""
@@ -51,17 +51,19 @@ class SiteNetConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NoisySites(NoisyCrystals):
-    """Noisy asymmetric units of k orbits: the fields of `NoisyCrystals` for orbits, in conventional cells.
+    """Noisy asymmetric units of up to k orbits: the fields of `NoisyCrystals` for orbits, in conventional cells.
 
     Attributes:
         symbols: site symmetry of each orbit by axis, index in `site_symmetry.SYMBOLS`, `HIDDEN` where masked, (b, k, 15).
         group: space group of each crystal, 1 to 230, (b,).
         num_atoms: atoms of the primitive cell, (b,).
+        present: which places hold an orbit, (b, k).
     """
 
     symbols: Int[Tensor, "b k a"]
     group: Int[Tensor, " b"]
     num_atoms: Int[Tensor, " b"]
+    present: Bool[Tensor, "b k"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +116,7 @@ class SiteNet(nn.Module):
         axes, symbols = self.to_axes(orbits).view(b, k, -1, _RANK), self.to_symbols(orbits).view(b, k, -1, _RANK)
         return SitePrediction(
             frac=frac,
-            lattice=self.to_lattice(orbits.mean(1)).float(),
+            lattice=self.to_lattice(_mean(orbits, noisy.present)).float(),
             species=self.to_species(orbits).float(),
             space_group=frac.new_zeros(b, SPACE_GROUPS),
             symbols=(axes @ symbols.mT / math.sqrt(_RANK)).float(),
@@ -122,18 +124,17 @@ class SiteNet(nn.Module):
 
     def _orbits(self, noisy: NoisySites, context: Context) -> Float[Tensor, "b k w"]:
         k = noisy.species.shape[1]
-        known = Context(
-            space_group=noisy.group,
-            properties=context.properties,
-            has_property=context.has_property,
-            chemical_system=context.chemical_system,
-        )
+        known = replace(context, space_group=noisy.group)
         whole = self.embed_context(noisy, known) + self.embed_group(self.features[noisy.group])
         whole = whole + self.embed_count(noisy.num_atoms.clamp_max(LARGEST_COUNT))
+        # The context counts places; what counts is orbits.
+        held = torch.stack([noisy.present.sum(1), torch.full_like(noisy.group, k)]).clamp_max(LARGEST_COUNT_EMBEDDED)
+        orbits_held, places = self.embed_context.count(held)
+        whole = whole + orbits_held - places
         sites = self.embed_axes(self.embed_symbols(noisy.symbols).flatten(2))
         own = self.embed_species(noisy.species) + sites + self.embed_place(self._waves(noisy.frac))
         orbits = self.mix(own + whole[:, None])
-        pairs = PairLayout(k, noisy.frac.device, orbits.dtype)
+        pairs = _PresentPairs(noisy.present, orbits.dtype)
         metric = (noisy.cell[:, :, None] * noisy.cell[:, None]).sum(-1).reshape(-1, 9)
         cos, sin = pair_waves(noisy.frac, pairs, self.config.frequencies)
         if torch.is_autocast_enabled(noisy.frac.device.type):
@@ -148,6 +149,24 @@ class SiteNet(nn.Module):
             turns = (frac % 1)[..., None] * torch.arange(self.config.frequencies, dtype=frac.dtype, device=frac.device)
             phase = (2 * math.pi * (turns - turns.round())).flatten(2)
             return torch.cat([phase.cos(), phase.sin()], -1)
+
+
+class _PresentPairs(PairLayout):
+    """A layout of pairs whose means are over the places that hold an orbit, (b, k, k²)."""
+
+    def __init__(self, present: Bool[Tensor, "b k"], dtype: torch.dtype) -> None:
+        k = present.shape[1]
+        super().__init__(k, present.device, dtype)
+        if not bool(present.all()):
+            sources = present.to(dtype) @ self.ends[:, k:].T
+            count = present.sum(1).clamp_min(1).to(dtype)
+            self.mean = k * self.mean * sources[:, None] / count[:, None, None]
+
+
+def _mean(orbits: Float[Tensor, "b k w"], present: Bool[Tensor, "b k"]) -> Float[Tensor, "b w"]:
+    """Mean over the places that hold an orbit."""
+    weights = present.to(orbits.dtype) / present.sum(1, keepdim=True).clamp_min(1).to(orbits.dtype)
+    return (orbits * weights[..., None]).sum(1)
 
 
 @cache
