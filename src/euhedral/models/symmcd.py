@@ -33,7 +33,7 @@ from euhedral.models.site_filling import Owed, SiteFilling
 from euhedral.models.site_places import place_orbits
 from euhedral.models.sites import Cells, Sites, kind_logits, sites_of, symbols_of
 from euhedral.models.symmetric import SymmetricModel
-from euhedral.models.templates import Drawn, TemplateBook, Wanted
+from euhedral.models.templates import Drawn, TemplateBook, wanted_crystals
 from euhedral.nets.site_net import NoisySites, SiteNet, SiteNetConfig, SitePrediction
 from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies
 from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
@@ -236,7 +236,7 @@ class SymmCD(SymmetricModel):
         """Crystals of a request; those that came out in a supergroup are drawn again with the group and orbits they had."""
         request = _with_systems(request)
         chance = np.random.default_rng(int(torch.randint(0, 2**62, (1,), generator=rng)))
-        drawn = self._drawn(request, chance)
+        drawn = [self.book.draw(wanted, chance) for wanted in wanted_crystals(request)]
         found: dict[int, CrystalBatch] = {}
         waiting = list(range(len(drawn)))
         for attempt in range(self.config.redraws + 1):
@@ -253,21 +253,6 @@ class SymmCD(SymmetricModel):
                     else:
                         waiting.append(row)
         return CrystalBatch.concat([found[row] for row in range(len(drawn))])
-
-    def _drawn(self, request: SampleRequest, chance: np.random.Generator) -> list[Drawn]:
-        """Space group and cell of each crystal, and the orbits that hold what is given; letters stand for their number."""
-        count, asked = request.species.shape[1], request.guidance > 0
-        drawn = []
-        for row, given in enumerate(request.species.tolist()):
-            wanted = Wanted(
-                num_atoms=count,
-                given=Counter(z for z in given if z != MASKED),
-                space_group=int(request.conditions.space_group[row]) if asked else 0,
-                allowed=frozenset(torch.nonzero(request.allowed[row])[:, 0].tolist()),
-                opens=int(request.open_elements[row]),
-            )
-            drawn.append(self.book.draw(wanted, chance))
-        return drawn
 
     def _path(
         self, request: SampleRequest, drawn: list[Drawn], chance: np.random.Generator, rng: torch.Generator

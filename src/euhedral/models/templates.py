@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
 from euhedral.crystal.charges import guess_charges
 from euhedral.crystal.wyckoff import LETTERS, primitive_basis
+from euhedral.models.base import SampleRequest
 from euhedral.models.fillings import can_fill, coloured_filling, makes_group
 from euhedral.models.ions import ion_table
+from euhedral.noise.masked import MASKED
 
 TRIES = 60
 """Templates that are tried for elements that must be there, before positions are drawn by chance."""
@@ -54,6 +56,21 @@ class Wanted:
     def complete(self) -> bool:
         """Whether every atom is given."""
         return sum(self.given.values()) == self.num_atoms
+
+
+def wanted_crystals(request: SampleRequest) -> list[Wanted]:
+    """What each crystal of a request is to hold; a space group where a guidance above 0 asks for one."""
+    count, asked = request.species.shape[1], request.guidance > 0
+    return [
+        Wanted(
+            num_atoms=count,
+            given=Counter(z for z in given if z != MASKED),
+            space_group=int(request.conditions.space_group[row]) if asked else 0,
+            allowed=frozenset(torch.nonzero(request.allowed[row])[:, 0].tolist()),
+            opens=int(request.open_elements[row]),
+        )
+        for row, given in enumerate(request.species.tolist())
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
