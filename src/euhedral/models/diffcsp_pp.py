@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
@@ -16,13 +15,14 @@ from euhedral.crystal.asymmetric_unit import AsymmetricUnit
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.orbits import Orbits
 from euhedral.errors import ConfigError, RequestError
+from euhedral.models.atom_order import order_as_given
 from euhedral.models.base import LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions
 from euhedral.models.guidance import Asked
 from euhedral.models.known_units import KnownUnits, lattice_scales
 from euhedral.models.palette import Palette
 from euhedral.models.symmetric import SymmetricModel
-from euhedral.models.templates import ANY, Drawn, TemplateBook, Wanted
+from euhedral.models.templates import ANY, Drawn, TemplateBook, wanted_crystals
 from euhedral.nets.base import NoisyCrystals, Prediction
 from euhedral.nets.cspnet import CSPNet, CSPNetConfig
 from euhedral.nets.periodic_transformer import SPECIES
@@ -253,18 +253,7 @@ class DiffCSPPP(SymmetricModel):
     def _templates(self, request: SampleRequest, rng: torch.Generator) -> list[Drawn]:
         """A template for each crystal."""
         chance = np.random.default_rng(int(torch.randint(0, 2**62, (1,), generator=rng)))
-        count, asked = request.species.shape[1], request.guidance > 0
-        drawn = []
-        for row, given in enumerate(request.species.tolist()):
-            wanted = Wanted(
-                num_atoms=count,
-                given=Counter(z for z in given if z != MASKED),
-                space_group=int(request.conditions.space_group[row]) if asked else 0,
-                allowed=frozenset(torch.nonzero(request.allowed[row])[:, 0].tolist()),
-                opens=int(request.open_elements[row]),
-            )
-            drawn.append(self.book.draw(wanted, chance))
-        return drawn
+        return [self.book.draw(wanted, chance) for wanted in wanted_crystals(request)]
 
     def _clean(self, units: list[AsymmetricUnit], orbits: Orbits) -> _State:
         size, widest, _ = orbits.free.shape
@@ -306,7 +295,7 @@ class DiffCSPPP(SymmetricModel):
         lattice = state.lattice * self.lattice_std + self.lattice_mean
         lattice = torch.cat([lattice[:, :5].clamp(-SKEWEST, SKEWEST), lattice[:, 5:].clamp(SMALLEST, LARGEST)], 1)
         species = orbits.at_atoms(state.species)
-        order = torch.tensor([_order(*pair) for pair in zip(given.tolist(), species.tolist(), strict=True)])
+        order = torch.tensor([order_as_given(*pair) for pair in zip(given.tolist(), species.tolist(), strict=True)])
         order = order.to(species.device)
         frac = orbits.expand(state.coordinates).gather(1, order[..., None].expand(-1, -1, 3))
         return CrystalBatch(
@@ -330,13 +319,3 @@ def _out_of_colour(species: Tensor, colours: Tensor) -> Tensor:
 def _mean_square(error: Tensor, free: Tensor) -> Tensor:
     """Mean square of what is free, 0 where nothing is."""
     return (error.square() * free).sum() / free.sum().clamp_min(1)
-
-
-def _order(given: list[int], species: list[int]) -> list[int]:
-    """Atoms in the order of what was given: where it is a species, an atom of it; the rest as they come."""
-    waiting: dict[int, list[int]] = {}
-    for atom, z in enumerate(species):
-        waiting.setdefault(z, []).append(atom)
-    order = [waiting[z].pop(0) if z != MASKED else -1 for z in given]
-    rest = iter(sorted(atom for atoms in waiting.values() for atom in atoms))
-    return [atom if atom >= 0 else next(rest) for atom in order]
