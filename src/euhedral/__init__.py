@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.evaluate.run import evaluate
     from euhedral.sample.generate import Generator
+    from euhedral.sample.template import Template
 
 __version__ = "0.1.0"
-__all__ = ["CrystalBatch", "Generator", "__version__", "evaluate", "load"]
+__all__ = ["CrystalBatch", "Generator", "Template", "__version__", "evaluate", "load"]
 
 
 def load(name: str = "default", *, device: str = "auto") -> Generator:
@@ -52,4 +53,8 @@ def __getattr__(name: str) -> Any:
         from euhedral.sample.generate import Generator
 
         return Generator
+    if name == "Template":
+        from euhedral.sample.template import Template
+
+        return Template
     raise AttributeError(f"module 'euhedral' has no attribute {name!r}")

@@ -14,6 +14,7 @@ import pytest
 from euhedral.cli.assignments import parse_assignments
 from euhedral.cli.generate import parse_atom_range
 from euhedral.errors import RequestError
+from euhedral.testing.crystals import perovskite
 
 
 def euhedral(*words: str, cwd: Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
@@ -56,6 +57,18 @@ def test_table_names_soft_conditions(tmp_path: Path, tiny_checkpoint: Path) -> N
     assert "--overwrite or --resume" in again.stderr
 
 
+def test_parts_of_a_template_are_kept_in_a_run_that_goes_on(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    perovskite().write(tmp_path / "host.cif")
+    words = ("generate", "--template", "host.cif", "--fix", "lattice", "--fix", "sites:Ti,O", "-n", "2", "--steps", "2")
+    words = (*words, "--out", "run", "--model", str(tiny_checkpoint))
+    result = euhedral(*words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "template: 2 of 2 (by construction)" in result.stdout
+    assert euhedral(*words, "--resume", cwd=tmp_path).returncode == 0
+    other = euhedral(*words[:5], *words[7:], "--resume", cwd=tmp_path)
+    assert other.returncode == 2 and "template" in other.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -70,6 +83,9 @@ def test_table_names_soft_conditions(tmp_path: Path, tiny_checkpoint: Path) -> N
         (("--device", "abacus"), "no device 'abacus'"),
         (("--formula", "LiMnO2", "--z", "0"), "at least 1, not 0"),
         (("--batch", "0"), "--batch"),
+        (("--fix", "lattice"), "--template FILE and --fix PART go together"),
+        (("--template", "host.cif"), "--template FILE and --fix PART go together"),
+        (("--template", "host.cif", "--fix", "lattice"), "host.cif"),
     ],
 )
 def test_bad_requests_exit_with_2_and_no_traceback(

@@ -131,6 +131,7 @@ def test_every_recipe_keeps_the_contract_of_samples(name: str) -> None:
     full = torch.tensor([[38, 22, 8, 8, 8], [3, 25, 8, 8, 118]])
     batch = model.sample(contract.free_request(2, 5, species=full), rng=rng()).validate()
     assert torch.equal(batch.species.view(2, 5), full)
+    contract.check_held_parts(model, open_species=model.species.predicts)
     if model.species.predicts:
         contract.check_fixed_species(model)
         contract.check_allowed_elements(model)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from euhedral.cli import generate_options as options
-from euhedral.cli.assignments import parse_assignments
+from euhedral.cli.assignments import parse_targets
 from euhedral.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from euhedral.sample.generate import Generator
     from euhedral.sample.request import GenerationRequest, ResolvedRequest
     from euhedral.sample.spread import Spread
+    from euhedral.sample.template import Template
 
 ROWS_SHOWN = 40
 EXACT_SYMPREC = 0.01
@@ -38,6 +39,8 @@ def generate(
     space_group: options.SpaceGroup = None,
     property_targets: options.PropertyTargets = None,
     charge_neutral: options.ChargeNeutral = None,
+    template: options.TemplateFile = None,
+    fix: options.Fix = None,
     idealize: options.Idealize = True,
     guidance: options.Guidance = 1.0,
     steps: options.Steps = 7,
@@ -68,12 +71,13 @@ def generate(
         exclude_elements=exclude_elements,
         num_atoms=parse_atom_range(num_atoms),
         space_group=space_group,
-        properties=parse_assignments(property_targets or [], option="--property"),
+        properties=parse_targets(property_targets or [], option="--property"),
         charge_neutral=charge_neutral,
         idealize=idealize,
         guidance=guidance,
         steps=steps,
         seed=seed,
+        template=_template(template, fix or []),
     )
     if batch < 1:
         raise RequestError(f"--batch must be at least 1, not {batch}")
@@ -121,6 +125,18 @@ def _screen(run: RunFolder, *, overwrite: bool, printed: bool) -> dict[str, Any]
     if printed:
         print_screening(results)
     return results.summary
+
+
+def _template(path: Path | None, keep: list[str]) -> Template | None:
+    if (path is None) != (not keep):
+        raise RequestError(
+            "--template FILE and --fix PART go together, for example --template host.cif --fix lattice --fix sites:Ti,O"
+        )
+    if path is None:
+        return None
+    from euhedral.sample.template import Template
+
+    return Template.read(path, keep)
 
 
 def parse_atom_range(text: str | None) -> int | tuple[int, int] | None:
@@ -171,7 +187,7 @@ def _write_all(
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     first: float | None = None
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("crystals", total=request.n, completed=len(run.written))
 
         def say_halved(size: int) -> None:
@@ -260,5 +276,6 @@ def _print_table(console: Console, run: RunFolder, summary: dict[str, Any]) -> N
     for name, share in summary["constraints"].items():
         console.print(f"{name}: {share['met']} of {share['total']} ({share['kind']})")
     for name, value in summary["request"]["properties"].items():
-        console.print(f"{name}: {value:g} asked for (soft); judged by: euhedral evaluate {run.path} --values TABLE")
+        shown = value if isinstance(value, str) else f"{value:g}"
+        console.print(f"{name}: {shown} asked for (soft); judged by: euhedral evaluate {run.path} --values TABLE")
     console.print(f"{summary['seconds_total']:.1f} s; open {run.path / 'index.html'} in a browser to turn the cells")

@@ -25,13 +25,34 @@ SpaceGroup = Annotated[
 ]
 PropertyTargets = Annotated[
     list[str] | None,
-    typer.Option("--property", help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap."),
+    typer.Option(
+        "--property",
+        help="NAME=VALUE, repeatable: formation_energy_per_atom, e_above_hull, band_gap, or a column that adapters of the "
+        "model learned.",
+        show_default=False,
+    ),
 ]
 ChargeNeutral = Annotated[
     bool | None,
     typer.Option(
         help="Only compositions that pass the charge-neutrality rule (SMACT; alloys of metals and single elements pass "
         "it too), or as the network draws them; as many as in the training data where neither is given.",
+        show_default=False,
+    ),
+]
+TemplateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--template",
+        help="A file with one structure of which every crystal keeps what --fix says: seeds, motifs, host lattices.",
+        show_default=False,
+    ),
+]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What is kept of --template, repeatable: lattice, sites, positions or species, the last three of all atoms "
+        "or of some (sites:Ti,O or positions:1-4).",
         show_default=False,
     ),
 ]

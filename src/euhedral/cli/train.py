@@ -113,6 +113,14 @@ def finetune(
     accelerator: Accelerator = None,
     precision: Precision = None,
     compile_network: Compile = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column of the data, numbers or classes, that adapters learn while the model's own weights stay as they "
+            "are; repeatable. `generate --property COLUMN=VALUE` then asks for it.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Start from a trained model and go on training on your crystals; resume with `euhedral train --resume`."""
     from euhedral.sample.generate import find_weights
@@ -132,7 +140,10 @@ def finetune(
     }
     console = _console()
     chosen = _recipe(recipe, changes)
-    _finished(run.train(data, out, recipe=chosen, val=val, base=find_weights(base), console=console), console)
+    _finished(
+        run.train(data, out, recipe=chosen, val=val, base=find_weights(base), columns=column or (), console=console),
+        console,
+    )
 
 
 def _recipe(name: str | None, changes: dict[str, Any], *, published: bool = False) -> Recipe:

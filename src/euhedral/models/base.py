@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.models.conditions import Conditions
+from euhedral.models.held import Held
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -57,6 +58,7 @@ class SampleRequest:
         guidance: strength of classifier-free guidance toward the conditions; 1 is plain conditioning, 0 ignores them.
         steps: steps along the path, at least one evaluation of the network each.
         composition_test: what the species that the model chooses are tested for, or None.
+        held: coordinates and lattices that stay as they are, or None; for models with `holds_parts`.
     """
 
     species: Int[Tensor, "b n"]
@@ -67,6 +69,7 @@ class SampleRequest:
     guidance: float = 1.0
     steps: int = 24
     composition_test: CompositionTest | None = None
+    held: Held | None = None
 
     def rows(self, index: Int[Tensor, " k"]) -> SampleRequest:
         """The request for some of its crystals."""
@@ -79,13 +82,20 @@ class SampleRequest:
             open_elements=self.open_elements[index],
             conditions=self.conditions[index],
             composition_test=None if test is None else replace(test, wanted=test.wanted[index]),
+            held=None if self.held is None else self.held.rows(index),
         )
 
 
 class GenerativeModel(nn.Module, ABC):
-    """A family of generative models; subclasses are final and hold a frozen `config`."""
+    """A family of generative models; subclasses are final and hold a frozen `config`.
+
+    Attributes:
+        config: everything that defines the model.
+        holds_parts: whether `sample` keeps what `SampleRequest.held` says.
+    """
 
     config: Any
+    holds_parts: bool = False
 
     @abstractmethod
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:

@@ -21,6 +21,7 @@ from euhedral.models.cdvae_net import CDVAEConfig, CDVAENet, Posterior
 from euhedral.models.conditions import Conditions
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
 from euhedral.models.palette import Palette
+from euhedral.models.redraws import redrawn
 from euhedral.nets.base import Context
 from euhedral.noise.cartesian_langevin import CartesianLangevin, widths
 from euhedral.noise.masked import MASKED
@@ -123,18 +124,7 @@ class CDVAE(GenerativeModel):
     @torch.no_grad()
     def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
         """Draw latent vectors, then crystals; `rng` lives on the CPU whatever the model's device."""
-        crystals = self._drawn(request, rng)
-        if (test := request.composition_test) is None or not bool((request.species == MASKED).any()):
-            return crystals
-        for _ in range(test.redraws):
-            missed = test.missed(crystals.species.reshape(request.species.shape))
-            if not len(missed):
-                break
-            again = self._drawn(request.rows(missed), rng)
-            place = torch.arange(len(crystals))
-            place[missed] = len(crystals) + torch.arange(len(missed))
-            crystals = CrystalBatch.concat([crystals, again])[place]
-        return crystals
+        return redrawn(self._drawn, request, rng=rng)
 
     @torch.no_grad()
     def decode(self, latent: Tensor, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,11 +25,14 @@ class Conditions:
         space_group: 1 to 230, 0 unknown, (b,), int64.
         properties: in the order of `PROPERTIES` and units of `UNITS`, NaN unknown, (b, 3), float32.
         chemical_system: elements that occur, by atomic number; all false where unknown, (b, 119), bool.
+        extra: further columns that a model's adapters read (`models.columns`), numbers or positions of classes, NaN
+            unknown, (b, k), float32; None: none known.
     """
 
     space_group: Int[Tensor, " b"]
     properties: Float[Tensor, "b p"]
     chemical_system: Bool[Tensor, "b 119"]
+    extra: Float[Tensor, "b k"] | None = None
 
     @classmethod
     def unknown(cls, crystals: int, device: torch.device | str = "cpu") -> Conditions:
@@ -49,11 +52,14 @@ class Conditions:
             space_group=self.space_group[index],
             properties=self.properties[index],
             chemical_system=self.chemical_system[index],
+            extra=None if self.extra is None else self.extra[index],
         )
 
     def any_known(self) -> bool:
         """Whether anything is known of any crystal."""
-        return bool((self.space_group > 0).any() or self.properties.isfinite().any() or self.chemical_system.any())
+        told = self.extra is not None and bool(self.extra.isfinite().any())
+        known = (self.space_group > 0).any() or self.properties.isfinite().any() or self.chemical_system.any()
+        return told or bool(known)
 
     def to(self, device: torch.device | str) -> Conditions:
         """Move to a device."""
@@ -61,6 +67,7 @@ class Conditions:
             space_group=self.space_group.to(device),
             properties=self.properties.to(device),
             chemical_system=self.chemical_system.to(device),
+            extra=None if self.extra is None else self.extra.to(device),
         )
 
     def context(self, mean: Float[Tensor, " p"], std: Float[Tensor, " p"]) -> Context:
@@ -77,6 +84,7 @@ class Conditions:
             properties=torch.where(has, values, torch.zeros_like(values)),
             has_property=has,
             chemical_system=self.chemical_system,
+            extra=self.extra,
         )
 
     def drop(self, keep: float, *, rng: torch.Generator) -> Conditions:
@@ -86,8 +94,11 @@ class Conditions:
         def kept(*shape: int) -> Tensor:
             return torch.rand(shape, generator=rng, device=device) < keep
 
-        return Conditions(
+        dropped = Conditions(
             space_group=self.space_group * kept(crystals),
             properties=self.properties.masked_fill(~kept(crystals, self.properties.shape[1]), float("nan")),
             chemical_system=self.chemical_system & kept(crystals, 1),
         )
+        if self.extra is None:
+            return dropped
+        return replace(dropped, extra=self.extra.masked_fill(~kept(crystals, self.extra.shape[1]), float("nan")))

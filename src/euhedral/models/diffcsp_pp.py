@@ -21,6 +21,7 @@ from euhedral.models.conditions import Conditions
 from euhedral.models.guidance import Asked
 from euhedral.models.known_units import KnownUnits, lattice_scales
 from euhedral.models.palette import Palette
+from euhedral.models.redraws import redrawn
 from euhedral.models.symmetric import SymmetricModel
 from euhedral.models.templates import ANY, Drawn, TemplateBook, wanted_crystals
 from euhedral.nets.base import NoisyCrystals, Prediction
@@ -197,18 +198,7 @@ class DiffCSPPP(SymmetricModel):
         """
         if self.config.species == "given" and bool((request.species == MASKED).any()):
             raise RequestError("this model predicts structures of given compositions: ask for one with --formula")
-        crystals = self._path(request, rng)
-        if (test := request.composition_test) is None or not bool((request.species == MASKED).any()):
-            return crystals
-        for _ in range(test.redraws):
-            missed = test.missed(crystals.species.reshape(request.species.shape))
-            if not len(missed):
-                break
-            again = self._path(request.rows(missed), rng)
-            place = torch.arange(len(crystals))
-            place[missed] = len(crystals) + torch.arange(len(missed))
-            crystals = CrystalBatch.concat([crystals, again])[place]
-        return crystals
+        return redrawn(self._path, request, rng=rng)
 
     def _path(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
         device, size = self.lattice_mean.device, len(request.species)

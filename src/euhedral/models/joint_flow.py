@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.lattice import cell_from_log_symmetric, log_symmetric
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions
+from euhedral.models.held import Held
 from euhedral.models.palette import Palette
+from euhedral.models.redraws import redrawn
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
 from euhedral.noise.alignment import aligned
@@ -135,6 +138,8 @@ class JointFlow(GenerativeModel):
     w_f |v_f - u_f|^2 + w_l |v_l - u_l|^2 - w_s log p(species masked) - w_g log p(space group, where not shown).
     """
 
+    holds_parts = True
+
     def __init__(self, config: JointFlowConfig) -> None:
         super().__init__()
         self.config = config
@@ -184,20 +189,27 @@ class JointFlow(GenerativeModel):
     def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
         """Draw crystals: species, then structures by Euler steps with annealed velocities; see `SamplingDefaults`.
 
-        `rng` lives on the CPU whatever the model's device, so that a seed gives the same noise everywhere.
+        `rng` lives on the CPU whatever the model's device, so that a seed gives the same noise everywhere. Where sites
+        are held, species are revealed along the path, so that they are chosen for their places.
         """
-        options = self.config.sampling
-        if options.species_lead == 0:
+        options, held = self.config.sampling, request.held
+        lead = options.species_lead if held is None or not bool(held.sites.any()) else 1.0
+        if lead == 0:
             # What follows is structure prediction: the space group is drawn again, for the composition.
             request = replace(request, species=self._draw_species(request, rng))
+        return redrawn(partial(self._draw_structures, lead), request, rng=rng)
+
+    def _draw_structures(self, lead: float, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
+        """Of several candidates for each crystal whose species are given, the one that the model itself takes to be best."""
+        options, held = self.config.sampling, request.held
         asked, palette = self._asked(request, rng), Palette.of(request, self.lattice_mean.device)
         species = request.species.to(self.lattice_mean.device)
-        best = self._path(species, palette, asked, request.steps, rng)
+        best = self._path(species, palette, asked, request, rng, lead)
         if bool((species == MASKED).any()) or options.candidates == 1:
-            return self._crystals(best)
+            return self._crystals(best, held)
         least = self._selection_error(best, rng)
         for _ in range(options.candidates - 1):
-            other = self._path(species, palette, self._asked(request, rng), request.steps, rng)
+            other = self._path(species, palette, self._asked(request, rng), request, rng, lead)
             error = self._selection_error(other, rng)
             better = (error < least) | ~least.isfinite()
             least = torch.where(better, error, least)
@@ -206,7 +218,7 @@ class JointFlow(GenerativeModel):
                 lattice=torch.where(better[:, None], other.lattice, best.lattice),
                 species=species,
             )
-        return self._crystals(best)
+        return self._crystals(best, held)
 
     @torch.no_grad()
     def denoising_error(self, crystals: CrystalBatch, time: float, *, rng: torch.Generator) -> Tensor:
@@ -245,34 +257,64 @@ class JointFlow(GenerativeModel):
         finite = drawn.frac.isfinite().all(2).all(1) & drawn.lattice.isfinite().all(1)
         return torch.where(finite, torch.stack(draws).mean(0), torch.inf)
 
-    def _path(self, species: Tensor, palette: Palette, asked: _Asked, steps: int, rng: torch.Generator) -> _Drawn:
+    def _path(
+        self,
+        species: Tensor,
+        palette: Palette,
+        asked: _Asked,
+        request: SampleRequest,
+        rng: torch.Generator,
+        lead: float,
+    ) -> _Drawn:
         """Integrate the flow from fresh noise, revealing species that are still masked on the way."""
         options, device, (size, count) = self.config.sampling, species.device, species.shape
+        held, steps = request.held, request.steps
         frac = self.noise.frac.prior((size, count, 3), rng=rng).to(device)
         lattice = self.noise.cell.prior((size, 6), rng=rng).to(device)
+        strain = self._held_lattice(held, count)
         masked_at_start, revealed = int((species == MASKED).sum(1).max()) if size else 0, 0
         times = torch.linspace(0, 1, steps + 1) ** options.schedule_power
         for now, then in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
             time = torch.full((size,), now, device=device)
+            if held is not None:
+                # What is held stands in its place from the beginning, on a path of no length; where it is led to its place
+                # from elsewhere, the others decide before it is there (see `benchmarks/inpainting.py`).
+                frac = held.placed(frac)
+                lattice = lattice if strain is None else strain
             guess = self._guided(self._noisy(frac, lattice, species, time, _known_share(species)), asked)
+            if held is not None:
+                guess = replace(guess, frac=held.centred(guess.frac, torch.zeros_like(held.frac).to(frac)))
             frac_step = annealed_step(now, then, options.frac_annealing)
             frac = self.noise.frac.advance(frac, guess.frac, torch.full_like(time, frac_step))
             lattice_step = annealed_step(now, then, options.lattice_annealing)
             lattice = self.noise.cell.advance(lattice, guess.lattice, torch.full_like(time, lattice_step))
             if revealed < masked_at_start:
-                due = min(masked_at_start, -int(-masked_at_start * then // options.species_lead))
+                due = min(masked_at_start, -int(-masked_at_start * then // lead))
                 for _ in range(due - revealed):
                     species, palette = self._reveal(species, guess.species, palette, rng)
                 revealed = max(revealed, due)
-        return _Drawn(frac=frac, lattice=lattice, species=species)
+        return _Drawn(
+            frac=frac if held is None else held.placed(frac),
+            lattice=lattice if strain is None else strain,
+            species=species,
+        )
 
-    def _crystals(self, drawn: _Drawn) -> CrystalBatch:
+    def _held_lattice(self, held: Held | None, count: int) -> Tensor | None:
+        """The standardised coordinates of a lattice that is held, (b, 6)."""
+        if held is None or held.cell is None:
+            return None
+        num_atoms = torch.full((len(held.cell),), count, dtype=torch.int64)
+        values = log_symmetric(held.cell.float(), num_atoms).to(self.lattice_mean)
+        return (values - self.lattice_mean) / self.lattice_std
+
+    def _crystals(self, drawn: _Drawn, held: Held | None) -> CrystalBatch:
         size, count = drawn.species.shape
         num_atoms = torch.full((size,), count, dtype=torch.int64, device=drawn.species.device)
         cell = cell_from_log_symmetric(drawn.lattice * self.lattice_std + self.lattice_mean, num_atoms)
-        return CrystalBatch(
+        crystals = CrystalBatch(
             frac=drawn.frac.reshape(-1, 3), cell=cell, species=drawn.species.reshape(-1), num_atoms=num_atoms
         )
+        return crystals if held is None else held.finished(crystals)
 
     @torch.no_grad()
     def space_group_logits(self, species: Tensor, conditions: Conditions, *, rng: torch.Generator) -> Tensor:

@@ -19,8 +19,10 @@ from euhedral.errors import ConfigError
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions
 from euhedral.models.guidance import Asked
+from euhedral.models.held import Held
 from euhedral.models.lattice_field import LatticeField, LatticeFieldConfig
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
+from euhedral.models.redraws import redrawn
 from euhedral.models.species_fields import (
     AbsorbingSpeciesConfig,
     CodedSpecies,
@@ -39,7 +41,6 @@ from euhedral.noise.edm import TorusEDM, TorusEDMConfig
 from euhedral.noise.flow_paths import TorusFlowPath, TorusFlowPathConfig
 from euhedral.noise.interpolant import TorusInterpolant, TorusInterpolantConfig
 from euhedral.noise.kinetic import KineticConfig, KineticPath
-from euhedral.noise.masked import MASKED
 from euhedral.noise.path import Derived, Path
 
 FracPathConfig = Annotated[
@@ -121,8 +122,27 @@ class _State:
     species: SpeciesState
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Task:
+    """What every evaluation of a sampling is told.
+
+    Attributes:
+        asked: contexts of the network.
+        held: parts that stay as they are.
+        start: the noise that the sampling began with, held atoms in their places.
+        rng: on the CPU.
+    """
+
+    asked: Asked
+    held: Held | None
+    start: _State
+    rng: torch.Generator
+
+
 class JointProcess(GenerativeModel):
     """See the module. Loss: the weighted sum of what each field's path asks for, all fields being at one time."""
+
+    holds_parts = True
 
     def __init__(self, config: JointProcessConfig) -> None:
         super().__init__()
@@ -195,43 +215,41 @@ class JointProcess(GenerativeModel):
         Raises:
             RequestError: where species are to be chosen and the model predicts structures alone.
         """
-        crystals = self._path(request, rng)
-        if (test := request.composition_test) is None or not bool((request.species == MASKED).any()):
-            return crystals
-        for _ in range(test.redraws):
-            missed = test.missed(crystals.species.reshape(request.species.shape))
-            if not len(missed):
-                break
-            again = self._path(request.rows(missed), rng)
-            place = torch.arange(len(crystals))
-            place[missed] = len(crystals) + torch.arange(len(missed))
-            crystals = CrystalBatch.concat([crystals, again])[place]
-        return crystals
+        return redrawn(self._path, request, rng=rng)
 
     def _path(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
         device, (size, count) = self.property_mean.device, request.species.shape
-        asked = Asked.of(request, self.property_mean, self.property_std, conditioned=self._conditioned)
         num_atoms = torch.full((size,), count, dtype=torch.int64)
         state = _State(
             frac=self.frac.prior((size, count, 3), rng=rng).to(device),
             lattice=self.lattice.prior(num_atoms, rng=rng).to(device),
             species=self.species.start(request, rng=rng, device=device),
         )
+        start = state
+        if (held := request.held) is not None:
+            start = replace(state, frac=torch.cat([held.placed(state.frac[..., :3]), state.frac[..., 3:]], -1))
+        task = _Task(
+            asked=Asked.of(request, self.property_mean, self.property_std, conditioned=self.conditioned),
+            held=held,
+            start=start,
+            rng=rng,
+        )
         for step in range(request.steps):
             now = torch.full((size,), step / request.steps, device=device)
             later = torch.full((size,), (step + 1) / request.steps, device=device)
             if self.frac.corrected or self.lattice.path.corrected:
-                state = self._corrected(state, now, asked, rng=rng, last=step + 1 == request.steps)
-            state = self._stepped(state, now, later, asked, rng)
-        return self._crystals(state)
+                state = self._corrected(state, now, task, last=step + 1 == request.steps)
+            state = self._stepped(state, now, later, task)
+        return self._crystals(state, request.held)
 
     @property
-    def _conditioned(self) -> bool:
+    def conditioned(self) -> bool:
+        """Whether the network reads conditions."""
         return getattr(self.config.net, "conditioned", True)
 
-    def _corrected(self, state: _State, now: Tensor, asked: Asked, *, rng: torch.Generator, last: bool) -> _State:
-        guess = self._guess(state, now, asked, rng)
-        noise = None if last else rng
+    def _corrected(self, state: _State, now: Tensor, task: _Task, *, last: bool) -> _State:
+        state, guess = self._evaluated(state, now, task)
+        noise = None if last else task.rng
         lattice = self.lattice.path.correct(state.lattice, _lattice_of(guess), now, rng=noise)
         return replace(
             state,
@@ -239,9 +257,9 @@ class JointProcess(GenerativeModel):
             lattice=self.lattice.bounded(lattice),
         )
 
-    def _stepped(self, state: _State, now: Tensor, later: Tensor, asked: Asked, rng: torch.Generator) -> _State:
-        guess = self._guess(state, now, asked, rng)
-        path = self.lattice.path
+    def _stepped(self, state: _State, now: Tensor, later: Tensor, task: _Task) -> _State:
+        state, guess = self._evaluated(state, now, task)
+        path, rng = self.lattice.path, task.rng
         species = self.species.step(state.species, guess.species, now, later, rng=rng)
         if self.config.solver == "euler" or float(later[0]) >= 1 or not self._derived:
             frac = self.frac.step(state.frac, guess.frac, now, later, rng=rng)
@@ -258,7 +276,7 @@ class JointProcess(GenerativeModel):
             lattice=self.lattice.bounded(path.move(state.lattice, first[1], now, later)),
             species=species,
         )
-        again = self._guess(trial, later, asked, rng)
+        trial, again = self._evaluated(trial, later, task)
         frac = (first[0] + self.frac.derivative(trial.frac, again.frac, later)) / 2
         lattice = (first[1] + path.derivative(trial.lattice, _lattice_of(again), later)) / 2
         if isinstance(self.species, CodedSpecies):
@@ -276,9 +294,25 @@ class JointProcess(GenerativeModel):
         coded = not isinstance(self.species, CodedSpecies) or isinstance(self.species.path, Derived)
         return isinstance(self.frac, Derived) and isinstance(self.lattice.path, Derived) and coded
 
-    def _guess(self, state: _State, time: Tensor, asked: Asked, rng: torch.Generator) -> Prediction:
-        shown = self.species.show(state.species, time, rng=rng)
-        return asked.guess(self.net, self._noisy(state.frac, state.lattice, shown, time))
+    def _evaluated(self, state: _State, time: Tensor, task: _Task) -> tuple[_State, Prediction]:
+        """The state with what is held in its place, and what the network says of it."""
+        held, target = task.held, None
+        if held is not None:
+            frac, target = held.impose(state.frac, time, self.frac, task.start.frac, rng=task.rng)
+            state = replace(state, frac=frac, lattice=self._held_lattice(state, time, task))
+        shown = self.species.show(state.species, time, rng=task.rng)
+        guess = task.asked.guess(self.net, self._noisy(state.frac, state.lattice, shown, time))
+        if held is not None and target is not None:
+            guess = replace(guess, frac=held.centred(guess.frac, target))
+        return state, guess
+
+    def _held_lattice(self, state: _State, time: Tensor, task: _Task) -> Tensor:
+        if task.held is None or task.held.cell is None:
+            return state.lattice
+        num_atoms = torch.full((len(time),), len(task.held.sites), dtype=torch.int64, device=time.device)
+        clean = self.lattice.encode(task.held.cell.to(state.frac), num_atoms).cpu()
+        noised = self.lattice.path.corrupt(clean, time.cpu(), rng=task.rng, start=clean)
+        return self.lattice.bounded(noised.noisy.to(state.lattice))
 
     def _noisy(self, frac: Tensor, lattice: Tensor, species: ShownSpecies, time: Tensor) -> NoisyCrystals:
         size, count = species.species.shape
@@ -317,16 +351,18 @@ class JointProcess(GenerativeModel):
             said.lattice - exchanged_six(guess.lattice)
         ).square().mean()
 
-    def _crystals(self, state: _State) -> CrystalBatch:
+    def _crystals(self, state: _State, held: Held | None) -> CrystalBatch:
         size, count = state.species.species.shape
         device = state.species.species.device
         num_atoms = torch.full((size,), count, dtype=torch.int64, device=device)
-        return CrystalBatch(
-            frac=wrap(self.frac.clean(state.frac).nan_to_num(0.0, 0.0, 0.0)).reshape(-1, 3),
+        frac = wrap(self.frac.clean(state.frac).nan_to_num(0.0, 0.0, 0.0))
+        crystals = CrystalBatch(
+            frac=(frac if held is None else held.settled(frac)).reshape(-1, 3),
             cell=bounded_cell(self.lattice.cell(state.lattice, num_atoms)),
             species=state.species.species.reshape(-1),
             num_atoms=num_atoms,
         )
+        return crystals if held is None else held.finished(crystals)
 
 
 def _lattice_of(guess: Prediction) -> Tensor:

@@ -19,8 +19,11 @@ MODELS: Table = {
         "euhedral.models.joint_process:JointProcess",
     ),
     "cdvae": ("euhedral.models.cdvae_net:CDVAEConfig", "euhedral.models.cdvae:CDVAE"),
+    "adit": ("euhedral.models.adit:ADiTConfig", "euhedral.models.adit:ADiT"),
+    "unimat": ("euhedral.models.unimat:UniMatConfig", "euhedral.models.unimat:UniMat"),
     "diffcsp_pp": ("euhedral.models.diffcsp_pp:DiffCSPPPConfig", "euhedral.models.diffcsp_pp:DiffCSPPP"),
     "symmcd": ("euhedral.models.symmcd:SymmCDConfig", "euhedral.models.symmcd:SymmCD"),
+    "adapted": ("euhedral.models.adapted:AdaptedConfig", "euhedral.models.adapted:Adapted"),
     "symmetric_random": (
         "euhedral.models.ion_exchange:IonExchangeConfig",
         "euhedral.models.symmetric_random:SymmetricRandom",

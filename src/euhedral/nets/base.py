@@ -44,12 +44,14 @@ class Context:
         properties: standardised values, any number where unknown, (b, p).
         has_property: which properties are known, (b, p).
         chemical_system: elements of the crystal by atomic number, all false where unknown, (b, 119).
+        extra: further columns that adapters read, as they are in the data, NaN unknown, (b, k); None: none known.
     """
 
     space_group: Int[Tensor, " b"]
     properties: Float[Tensor, "b p"]
     has_property: Bool[Tensor, "b p"]
     chemical_system: Bool[Tensor, "b 119"]
+    extra: Float[Tensor, "b k"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

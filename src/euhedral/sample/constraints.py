@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.geometry import wrap_centered
 from euhedral.crystal.kept_operations import keeps_operations
 from euhedral.evaluate.validity import content_validity
 from euhedral.sample.request import ResolvedRequest
+from euhedral.sample.template import Template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,9 @@ def verify(
         verdicts["elements"] = ([set(s) <= palette for s in species], hard)
     if request.num_atoms is not None:
         verdicts["num_atoms"] = ([len(s) in resolved.num_atoms for s in species], hard)
+    if request.template is not None:
+        kept = request.template.ordered
+        verdicts["template"] = ([_holds(crystal, kept) for crystal in crystals], hard)
     if request.charge_neutral:
         verdicts["charge_neutral"] = ([content_validity(s).valid for s in species], "drawn again until met")
     if request.space_group is not None:
@@ -75,6 +82,21 @@ def verify(
     return {
         name: ConstraintShare(met=sum(flags), total=len(flags), kind=kind) for name, (flags, kind) in verdicts.items()
     }
+
+
+def _holds(crystal: CrystalBatch, kept: Template) -> bool:
+    """Whether a crystal begins with what is kept of a template, to single precision."""
+    species, placed = torch.tensor(kept.species), kept.positions
+    named = species > 0
+    away = wrap_centered(crystal.frac[: len(placed)].double() - placed)
+    same_cell = kept.cell is None or torch.allclose(
+        crystal.cell[0].double(), torch.tensor(kept.cell).double(), atol=1e-4
+    )
+    return (
+        torch.equal(crystal.species[: len(species)][named], species[named])
+        and bool((away.abs() < 1e-5).all())
+        and same_cell
+    )
 
 
 def _is_multiple(counts: Mapping[int, int], unit: Mapping[int, int]) -> bool:

@@ -16,6 +16,7 @@ from euhedral.crystal.geometry import smallest_distance
 from euhedral.crystal.idealize import idealized
 from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import CheckpointError, RequestError
+from euhedral.models.adapted import Adapted
 from euhedral.models.base import SampleRequest
 from euhedral.models.conditions import Conditions
 from euhedral.models.symmetric import SymmetricModel
@@ -81,7 +82,10 @@ class Generator:
         self.digest = digest
         self._symmetry = SymmetryWorker()
         try:
-            self.capabilities = Capabilities.from_meta(meta, config=getattr(model, "config", None))
+            # A model with adapters can do what the one that it was made from can, and answers to its columns too.
+            plain = model.base if isinstance(model, Adapted) else model
+            columns = model.config.columns if isinstance(model, Adapted) else ()
+            self.capabilities = Capabilities.from_meta(meta, config=getattr(plain, "config", None), columns=columns)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint lacks the training statistics that requests need ({error!r})"
@@ -162,6 +166,11 @@ class Generator:
 
     def resolve(self, request: GenerationRequest) -> ResolvedRequest:
         """Check a request; raises RequestError where it cannot be met."""
+        if request.template is not None and not self.model.holds_parts:
+            raise RequestError(
+                "this model cannot keep parts of a structure: leave --template out, or take one of a family that can, such "
+                "as the default model or a recipe of joint_process (`euhedral recipes`)"
+            )
         resolved = resolve(request, self.capabilities)
         asked = request.space_group is not None and request.guidance > 0
         return within_space_group(resolved, self.model) if asked and self.symmetric else resolved
@@ -232,7 +241,7 @@ class Generator:
                 "what was asked for is so far from the training data that no crystals come of it: lower --guidance, or choose "
                 "targets that known crystals have"
             )
-        if resolved.request.idealize and not self.symmetric:
+        if resolved.request.idealize and not self.symmetric and resolved.request.template is None:
             crystals = self._onto_symmetry(crystals)
         return Chunk(indices=planned.indices, crystals=crystals, redrawn=redrawn)
 

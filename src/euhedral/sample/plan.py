@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from euhedral.models.base import CompositionTest, SampleRequest
+from euhedral.models.columns import position_of
 from euhedral.models.conditions import PROPERTIES, Conditions
+from euhedral.models.held import Held
 from euhedral.sample.request import ResolvedRequest
+from euhedral.sample.template import Template
 
 REDRAWS_TOWARD_SHARE, REDRAWS_TOWARD_ALL = 6, 60
 """How often a composition is drawn again toward the share of the training data, and where all are to be neutral."""
@@ -79,7 +83,10 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
     elif resolved.required:
         fixed = sorted(resolved.required)
     species = torch.zeros(size, count, dtype=torch.int64)
-    species[:, : len(fixed)] = torch.tensor(fixed, dtype=torch.int64)
+    if request.template is None:
+        species[:, : len(fixed)] = torch.tensor(fixed, dtype=torch.int64)
+    else:
+        species = _around(request.template, fixed, batch)
     opens = resolved.open_elements
     allowed, addable = torch.zeros(size, 119, dtype=torch.bool), torch.zeros(size, 119, dtype=torch.bool)
     allowed[:, sorted(resolved.required if opens else resolved.allowed)] = True
@@ -93,6 +100,30 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
         guidance=request.guidance,
         steps=request.steps,
         composition_test=_neutrality(resolved, batch),
+        held=None if request.template is None else _held(request.template, batch),
+    )
+
+
+def _around(template: Template, fixed: Sequence[int], batch: PlannedBatch) -> torch.Tensor:
+    """Species of the atoms, (b, n): those of the template first, and the others that are fixed on places drawn at random."""
+    kept = template.ordered
+    species = torch.zeros(batch.size, batch.num_atoms, dtype=torch.int64)
+    species[:, : len(kept)] = torch.tensor(kept.species, dtype=torch.int64)
+    # Elements that must occur are owed once, those of a formula as often as it says.
+    owed = sorted((Counter(fixed) - Counter(kept.species)).elements())
+    rng = torch.Generator().manual_seed(_mixed_seed(batch.seed, -1))
+    empty = torch.nonzero(species[0] == 0)[:, 0]
+    for row in range(batch.size):
+        place = empty[torch.randperm(len(empty), generator=rng)[: len(owed)]]
+        species[row, place] = torch.tensor(owed, dtype=torch.int64)
+    return species
+
+
+def _held(template: Template, batch: PlannedBatch) -> Held:
+    kept, placed = template.ordered, template.positions.float()
+    cell = None if kept.cell is None else torch.tensor(kept.cell, dtype=torch.float32).expand(batch.size, 3, 3)
+    return Held(
+        sites=torch.arange(batch.num_atoms) < len(placed), frac=placed.expand(batch.size, *placed.shape), cell=cell
     )
 
 
@@ -127,11 +158,15 @@ def _conditions(resolved: ResolvedRequest, size: int) -> Conditions:
     request, conditions = resolved.request, Conditions.unknown(size)
     if request.space_group is not None:
         conditions.space_group.fill_(request.space_group)
+    extra = torch.full((size, len(resolved.columns)), float("nan"))
     for name, value in request.properties.items():
-        conditions.properties[:, PROPERTIES.index(name)] = value
+        if (place := position_of(resolved.columns, name)) is not None:
+            extra[:, place] = resolved.columns[place].encoded(value)
+        else:
+            conditions.properties[:, PROPERTIES.index(name)] = float(value)
     if resolved.required and not resolved.open_elements:
         conditions.chemical_system[:, sorted(resolved.required)] = True
-    return conditions
+    return replace(conditions, extra=extra) if resolved.columns else conditions
 
 
 def _mixed_seed(seed: int, stream: int) -> int:

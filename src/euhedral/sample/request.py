@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
@@ -12,7 +13,9 @@ from euhedral.config import nearest
 from euhedral.crystal.elements import SYMBOLS
 from euhedral.crystal.formula import parse_chemical_system, parse_elements, parse_formula, reduced
 from euhedral.errors import RequestError
+from euhedral.models.columns import Column, position_of
 from euhedral.models.conditions import PROPERTIES
+from euhedral.sample.template import Template
 
 _EXAMPLES = {
     "formula": "'LiMnO2'",
@@ -38,11 +41,15 @@ class GenerationRequest:
         exclude_elements: elements that may not occur.
         num_atoms: atoms in a cell, one number or (lowest, highest).
         space_group: 1 to 230; a soft condition, unless the model makes crystals of Wyckoff positions (`models.symmetric`).
-        properties: targets by name of `PROPERTIES`, in their units; soft conditions.
+        properties: targets by name of `PROPERTIES`, in their units, or of the columns that a model's adapters learned,
+            numbers or classes; soft conditions.
         charge_neutral: True draws only compositions that pass the published charge-neutrality rule (SMACT; see
             `evaluate.validity`), False leaves them as the model draws them; None draws as many of them as the training
             data hold, where the model knows how many.
-        idealize: move each crystal onto the symmetry that it nearly has (`crystal.idealize`).
+        idealize: move each crystal onto the symmetry that it nearly has (`crystal.idealize`); not where a template is
+            given, whose parts stay where they are.
+        template: parts of a structure that every crystal has (`sample.template`); the atom count is the structure's where
+            neither it nor a formula is given, or the lattice is kept.
         guidance: strength of guidance toward soft conditions; 1 is plain conditioning.
         steps: steps along the path of the model; the default model evaluates its network twice a step.
         seed: the same seed on the same machine gives the same crystals.
@@ -56,12 +63,13 @@ class GenerationRequest:
     exclude_elements: str | None = None
     num_atoms: int | tuple[int, int] | None = None
     space_group: int | None = None
-    properties: Mapping[str, float] = field(default_factory=dict)
+    properties: Mapping[str, float | str] = field(default_factory=dict)
     charge_neutral: bool | None = None
     idealize: bool = True
     guidance: float = 1.0
     steps: int = 7
     seed: int = 0
+    template: Template | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> GenerationRequest:
@@ -80,6 +88,7 @@ class GenerationRequest:
         _refuse_type("guidance", self.guidance, Real, "a number")
         for name in ("formula", "chemical_system", "elements", "exclude_elements"):
             _refuse_type(name, getattr(self, name), str | None, "a text such as " + _EXAMPLES[name])
+        _refuse_type("template", self.template, Template | None, "a euhedral.Template")
         for limit in self.num_atoms if isinstance(self.num_atoms, tuple) else (self.num_atoms,):
             _refuse_type("num_atoms", limit, Integral | None, "a whole number or two of them")
         if not isinstance(self.properties, Mapping):
@@ -87,7 +96,10 @@ class GenerationRequest:
                 f"properties must be numbers by name, such as {{'band_gap': 2.0}}, not {self.properties!r}"
             )
         for name, value in self.properties.items():
-            _refuse_type(f"the target of {name}", value, Real, "a number")
+            if name in PROPERTIES:
+                _refuse_type(f"the target of {name}", value, Real, "a number")
+            else:
+                _refuse_type(f"the target of {name}", value, Real | str, "a number or the name of a class")
 
     def to_json(self) -> dict[str, Any]:
         """The request as plain values."""
@@ -109,6 +121,7 @@ class Capabilities:
         num_atoms_by_space_group: the same within each space group.
         neutral_share: share of the training crystals that pass the charge-neutrality rule, None if not known.
         property_scale: mean and standard deviation of properties in training, where the model knows them.
+        columns: columns of the data that the model's adapters learned, in their order.
     """
 
     elements: frozenset[int]
@@ -116,6 +129,7 @@ class Capabilities:
     num_atoms_by_space_group: Mapping[int, Mapping[int, int]]
     neutral_share: float | None = None
     property_scale: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
 
     @property
     def max_atoms(self) -> int:
@@ -123,7 +137,9 @@ class Capabilities:
         return max(self.num_atoms)
 
     @classmethod
-    def from_meta(cls, meta: Mapping[str, Any], *, config: Any = None) -> Capabilities:
+    def from_meta(
+        cls, meta: Mapping[str, Any], *, config: Any = None, columns: tuple[Column, ...] = ()
+    ) -> Capabilities:
         """Read from the `statistics` that training put in a checkpoint, and from the model's config."""
         statistics = meta["statistics"]
         return cls(
@@ -133,7 +149,9 @@ class Capabilities:
                 int(g): {int(n): int(c) for n, c in counts.items()}
                 for g, counts in statistics["num_atoms_by_space_group"].items()
             },
-            property_scale=_property_scale(config),
+            property_scale=_property_scale(config)
+            | {one.name: (one.mean, one.std) for one in columns if not one.classes},
+            columns=columns,
             neutral_share=None if (share := statistics.get("neutral_share")) is None else float(share),
         )
 
@@ -151,6 +169,7 @@ class ResolvedRequest:
         num_atoms: atom counts to draw from, with weights.
         neutral_share: share of the crystals to draw from charge-neutral compositions, the others from the rest; None
             draws them as they come.
+        columns: of the model's adapters.
     """
 
     request: GenerationRequest
@@ -160,6 +179,7 @@ class ResolvedRequest:
     open_elements: int
     num_atoms: Mapping[int, float]
     neutral_share: float | None = None
+    columns: tuple[Column, ...] = ()
 
 
 def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedRequest:
@@ -190,6 +210,11 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
         if opens == 0:
             allowed = required
     counts = _atom_counts(request, capabilities, composition, len(required) + opens)
+    if request.template is not None:
+        counts = _around(request.template, counts, composition, required=required, allowed=allowed, opens=opens)
+        free = request.num_atoms is None and request.z is None and request.template.cell is not None
+        if free and (own := len(request.template)) in counts:
+            counts = {own: 1.0}
     return ResolvedRequest(
         request=request,
         composition=composition,
@@ -198,7 +223,41 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
         open_elements=opens,
         num_atoms=counts,
         neutral_share=_neutral_share(request, capabilities, composition),
+        columns=capabilities.columns,
     )
+
+
+def _around(
+    template: Template,
+    counts: Mapping[int, float],
+    composition: Mapping[int, int] | None,
+    *,
+    required: frozenset[int],
+    allowed: frozenset[int],
+    opens: int,
+) -> dict[int, float]:
+    """Atom counts at which what is kept of a template fits, and leaves something to generate."""
+    kept = template.ordered
+    elements = frozenset(composition) if composition is not None else required if required else allowed
+    _refuse_outside(kept.elements, elements, "the template")
+    fits: dict[int, float] = {}
+    for count, weight in counts.items():
+        left = count - sum(z > 0 for z in kept.species)
+        if composition is not None:
+            units = count // sum(composition.values())
+            held = Counter(kept.species)
+            enough = all(held[z] <= k * units for z, k in composition.items())
+        else:
+            enough = left >= len(required - kept.elements) + opens
+        drawn = left > 0 or kept.cell is None or len(kept.positions) < count
+        if len(kept) <= count and enough and drawn:
+            fits[count] = weight
+    if not fits:
+        raise RequestError(
+            f"what is kept of the template ({len(kept)} of {len(template)} sites) does not fit into what is asked for, or "
+            "leaves nothing to generate: keep less of it, or ask for other --num-atoms, --formula or --chemical-system"
+        )
+    return fits
 
 
 def _neutral_share(
@@ -231,18 +290,23 @@ def _check_numbers(request: GenerationRequest) -> None:
         raise RequestError(f"--seed must be between 0 and 2^63 - 1, not {request.seed}")
     if request.space_group is not None and not 1 <= request.space_group <= 230:
         raise RequestError(f"--space-group must be a number from 1 to 230, not {request.space_group}")
-    for name, value in request.properties.items():
-        if name not in PROPERTIES:
-            raise RequestError(f"unknown property {name!r}; this model knows {', '.join(PROPERTIES)}")
-        if not math.isfinite(value):
-            raise RequestError(f"the target of {name} must be a finite number, not {value}")
-        if name != "formation_energy_per_atom" and value < 0:
-            raise RequestError(f"{name} cannot be negative (asked for {value})")
 
 
 def _check_targets(request: GenerationRequest, capabilities: Capabilities) -> None:
     for name, value in request.properties.items():
-        if name not in capabilities.property_scale:
+        if (place := position_of(capabilities.columns, name)) is not None:
+            capabilities.columns[place].encoded(value)
+            continue
+        if name not in PROPERTIES:
+            known = [*PROPERTIES, *(one.name for one in capabilities.columns)]
+            raise RequestError(f"unknown property {name!r}; this model knows {', '.join(known)}")
+        assert not isinstance(value, str)
+        if not math.isfinite(value):
+            raise RequestError(f"the target of {name} must be a finite number, not {value}")
+        if name != "formation_energy_per_atom" and value < 0:
+            raise RequestError(f"{name} cannot be negative (asked for {value})")
+    for name, value in request.properties.items():
+        if name not in capabilities.property_scale or isinstance(value, str):
             continue
         mean, std = capabilities.property_scale[name]
         if abs(value - mean) > FARTHEST * std:
@@ -254,7 +318,8 @@ def _check_targets(request: GenerationRequest, capabilities: Capabilities) -> No
 
 def _range_text(name: str, mean: float, std: float) -> str:
     low, high = mean - FARTHEST * std, mean + FARTHEST * std
-    return f"at most {high:.3g}" if name != "formation_energy_per_atom" else f"{low:.3g} to {high:.3g}"
+    positive = name in PROPERTIES and name != "formation_energy_per_atom"
+    return f"at most {high:.3g}" if positive else f"{low:.3g} to {high:.3g}"
 
 
 def _property_scale(config: Any) -> dict[str, tuple[float, float]]:
@@ -289,12 +354,19 @@ def _atom_counts(
     request: GenerationRequest, capabilities: Capabilities, composition: Mapping[int, int] | None, fewest: int
 ) -> dict[int, float]:
     lowest, highest = _count_range(request, capabilities)
+    if request.template is not None and request.num_atoms is None and composition is None:
+        if len(request.template) > highest:
+            raise RequestError(
+                f"the template has {len(request.template)} atoms, more than this model was trained on (at most {highest})"
+            )
+        lowest = highest = len(request.template)
     weights = dict(capabilities.num_atoms)
     if request.space_group is not None:
         weights = dict(capabilities.num_atoms_by_space_group.get(request.space_group, weights))
     if composition is None:
         counts = {n: float(w) for n, w in weights.items() if max(lowest, fewest) <= n <= highest}
-        if not counts and request.num_atoms is not None and max(lowest, fewest) <= highest:
+        asked = request.num_atoms is not None or request.template is not None
+        if not counts and asked and max(lowest, fewest) <= highest:
             counts = {n: 1.0 for n in range(max(lowest, fewest), highest + 1)}
         if not counts:
             raise RequestError(

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.geometry import wrap_centered
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.conditions import PROPERTIES, Conditions
+from euhedral.models.held import Held
 from euhedral.testing import require, require_close
 from euhedral.testing.crystals import perovskite, random_crystals
 from euhedral.testing.nets import wake
@@ -62,10 +64,31 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "prior_levels": 20,
         "candidates": 2,
     },
+    "adit": {
+        "net": {
+            "encoder": {"width": 32, "layers": 2, "heads": 4},
+            "decoder": {"width": 32, "layers": 2, "heads": 4},
+            "denoiser": {"width": 32, "layers": 2, "heads": 4},
+        },
+    },
     "symmcd": {
         "net": {"width": 32, "layers": 2, "frequencies": 16},
         "lattice_mean": (0.0, 0.0, 0.0, 0.0, 0.0, 1.65),
         "lattice_std": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15),
+    },
+    "unimat": {
+        "net": {"width": 32, "layers": 2, "heads": 4, "table_width": 16, "table_layers": 1},
+        "depth": 8,
+    },
+    "adapted": {
+        "family": "joint_flow",
+        "model": {
+            "net": {"width": 32, "blocks": 2, "heads": 4, "pair_width": 16, "feedforward": 2},
+            "lattice_mean": (0.0, 0.0, 0.0, 0.0, 0.0, 1.65),
+            "lattice_std": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15),
+        },
+        "columns": [{"name": "hardness"}, {"name": "order", "classes": ["AFM", "FM"]}],
+        "width": 8,
     },
     "ion_exchange": {"crystals": 2, "atoms": 3},
     "symmetric_random": {"crystals": 2, "atoms": 3},
@@ -121,12 +144,14 @@ def check_model(model: GenerativeModel, *, seed: int = 0) -> None:
     check_seed(model, seed=seed)
     check_fixed_species(model, seed=seed)
     check_allowed_elements(model, seed=seed)
+    if model.holds_parts:
+        check_held_parts(model, seed=seed)
     check_open_elements(model, seed=seed)
     check_guidance(model, seed=seed)
 
 
 def check_loss(model: GenerativeModel, *, seed: int = 0) -> None:
-    """A finite scalar with a gradient for every parameter, and detached parts; the same seed gives the same loss.
+    """A finite scalar with a gradient for every parameter that learns, and detached parts; the same seed gives the same loss.
 
     Batches in float64, and with nothing known of the crystals, work too.
     """
@@ -144,6 +169,8 @@ def check_loss(model: GenerativeModel, *, seed: int = 0) -> None:
     loss.total.backward()
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
+        if not parameter.requires_grad:
+            continue
         require(gradient is not None and gradient.isfinite().all(), f"loss: {name} has no finite gradient")
     model.zero_grad(set_to_none=True)
     again = model.loss(batch, conditions, rng=_rng(seed)).total
@@ -252,6 +279,30 @@ def check_open_elements(model: GenerativeModel, *, seed: int = 0) -> None:
             require(0 not in new, "sample: left a species masked")
             require(new <= set(range(21, 31)), f"sample: took in {sorted(new)} where 21 to 30 may be added")
             require(len(new) == places, f"sample: took in {sorted(new)} where {places} elements were open")
+
+
+def check_held_parts(model: GenerativeModel, *, seed: int = 0, open_species: bool = True) -> None:
+    """Held sites and lattices come out as they were given, all the more so with species given; the others are drawn."""
+    target = random_crystals([5] * 3, rng=_rng(seed))
+    frac, species = target.frac.view(3, 5, 3), target.species.view(3, 5)
+    for sites in ([True, False, True, False, False], [False] * 5, [True] * 5):
+        place = torch.tensor(sites)
+        for cell in (None, target.cell):
+            held = Held(sites=place, frac=frac[:, place], cell=cell)
+            for given in (species * place, species) if open_species else (species,):
+                request = replace(free_request(3, 5, species=given), held=held)
+                found = model.sample(request, rng=_rng(seed)).validate()
+                away = wrap_centered(found.frac.view(3, 5, 3)[:, place] - held.frac)
+                require(bool((away.abs() < 1e-6).all()), "sample: moved sites that are held")
+                require(
+                    cell is None or torch.allclose(found.cell, target.cell, atol=1e-5), "sample: changed a held lattice"
+                )
+                fixed = given > 0
+                require(
+                    torch.equal(found.species.view(3, 5)[fixed], given[fixed]), "sample: changed species of held sites"
+                )
+    free = model.sample(free_request(3, 5, species=species), rng=_rng(seed))
+    require(not torch.allclose(free.cell, target.cell, atol=1e-3), "sample: gives a held lattice where none is held")
 
 
 def check_guidance(model: GenerativeModel, *, seed: int = 0) -> None:

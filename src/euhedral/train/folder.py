@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from euhedral.errors import CheckpointError, ConfigError, DataError, OutputError
 from euhedral.models import registry
+from euhedral.models.adapted import ADAPTED, AdaptedConfig
 from euhedral.train.config import Recipe, TrainConfig, model_config
 
 if TYPE_CHECKING:
@@ -74,14 +75,25 @@ def load_spec(out: Path) -> RunSpec:
 
 
 def prepare(
-    data: Path, out: Path, recipe: Recipe, val: str | Path | None, base: str | Path | None, console: Console | None
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    val: str | Path | None,
+    base: str | Path | None,
+    console: Console | None,
+    *,
+    columns: Sequence[str] = (),
 ) -> None:
-    """Make the run folder: convert, count, decide the model, and write `run.json` last."""
+    """Make the run folder: convert, count, decide the model, and write `run.json` last; see `train` in `train.run`."""
     from euhedral.data.store import CrystalStore
-    from euhedral.train.labels import LabelTable, statistics_of
+    from euhedral.train.labels import LabelTable, columns_of, statistics_of
 
     if base is not None and recipe.model:
         raise ConfigError("a model that is finetuned keeps its architecture: leave 'model' out of the recipe")
+    if base is None and columns:
+        raise ConfigError(
+            "adapters are made for a trained model: name it (`euhedral finetune --from MODEL --column NAME`)"
+        )
     if base is None:
         model_config(recipe)  # so that mistakes are told before a long conversion
     if (out / RUN).exists():
@@ -99,6 +111,7 @@ def prepare(
     with CrystalStore.open(store_path) as store:
         statistics = statistics_of(store, LabelTable(store), max_atoms=recipe.train.max_atoms)
         left_out = len(store) - statistics.crystals
+        adapted = columns_of(store, columns)
     if console is not None:
         note = f" ({left_out} of more than {recipe.train.max_atoms} atoms left out)" if left_out else ""
         console.print(f"{statistics.crystals} crystals{note}", highlight=False)
@@ -110,6 +123,11 @@ def prepare(
 
         checkpoint = load_model(base)
         family, config = registry.name_of(checkpoint.model), registry.plain_config(checkpoint.model.config)
+        if adapted:
+            # What the model knows stays known: elements and atom counts are those that it was trained on.
+            config = asdict(AdaptedConfig(family=family, model=config, columns=adapted))
+            family, meta = ADAPTED, {**checkpoint.meta["statistics"], "crystals": statistics.crystals}
+            registry.build(family, config)
     spec = RunSpec(
         family=family,
         config=config,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,11 @@ from euhedral.crystal.lattice import log_symmetric, parameters_from_cell
 from euhedral.data.store import CrystalStore
 from euhedral.errors import DataError
 from euhedral.evaluate.validity import composition_validity
+from euhedral.models.columns import Column
 from euhedral.models.conditions import PROPERTIES, Conditions
 
 SPACE_GROUP = "space_group"
+MOST_CLASSES = 200
 _CHUNK = 4096
 _LATTICE_SAMPLE = 200_000
 
@@ -25,12 +27,15 @@ _LATTICE_SAMPLE = 200_000
 class LabelTable:
     """Space group and properties of every crystal of a store, in memory (14 bytes a crystal).
 
+    Columns for adapters are read beside them: numbers, or positions of classes.
+
     A label that the store lacks, or a space group that is none of 1 to 230, is unknown. A number that is not finite in
     float32 is unknown too.
     """
 
-    def __init__(self, store: CrystalStore) -> None:
+    def __init__(self, store: CrystalStore, columns: Sequence[Column] = ()) -> None:
         known = set(store.numeric_column_names)
+        self._extra = np.stack([_values(store, one) for one in columns], 1) if columns else None
         self._space_group = np.zeros(len(store), dtype=np.int16)
         if SPACE_GROUP in known:
             number = store.labels(SPACE_GROUP)
@@ -59,7 +64,47 @@ class LabelTable:
             space_group=torch.from_numpy(self._space_group[indices].astype(np.int64)),
             properties=torch.from_numpy(self._properties[indices]),
             chemical_system=chemical_system(crystals),
+            extra=None if self._extra is None else torch.from_numpy(self._extra[indices]),
         )
+
+
+def columns_of(store: CrystalStore, names: Sequence[str]) -> tuple[Column, ...]:
+    """Columns of a store by name: texts are classes, numbers have a mean and a standard deviation.
+
+    Raises:
+        DataError: for a name that the store lacks or that is a condition of every model, a column of which nothing is
+            known or in which nothing differs, or more than `MOST_CLASSES` classes.
+    """
+    found: list[Column] = []
+    for name in names:
+        if name in (SPACE_GROUP, *PROPERTIES):
+            raise DataError(f"{name} is a condition of the model already; --column takes a column of your own")
+        if name in store.numeric_column_names:
+            values = store.labels(name)
+            values = values[np.isfinite(values)]
+            if len(values) < 2 or values.std() == 0:
+                raise DataError(f"the column {name} holds {len(values)} numbers, all alike: nothing to learn from")
+            found.append(Column(name=name, mean=float(values.mean()), std=float(values.std())))
+            continue
+        classes = sorted({text for text in store.texts(name) if text is not None})
+        if not 2 <= len(classes) <= MOST_CLASSES:
+            raise DataError(
+                f"the column {name} holds {len(classes)} different texts; classes are 2 to {MOST_CLASSES} of them"
+            )
+        found.append(Column(name=name, classes=tuple(classes)))
+    return tuple(found)
+
+
+def _values(store: CrystalStore, column: Column) -> NDArray[np.float32]:
+    """A column as adapters read it, NaN where unknown, (crystals,)."""
+    if column.name not in store.column_names:
+        return np.full(len(store), np.nan, dtype=np.float32)
+    if not column.classes:
+        with np.errstate(over="ignore"):
+            values = store.labels(column.name).astype(np.float32)
+        return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+    place = {text: float(number) for number, text in enumerate(column.classes)}
+    return np.array([place.get(text or "", np.nan) for text in store.texts(column.name)], dtype=np.float32)
 
 
 def chemical_system(crystals: CrystalBatch) -> torch.Tensor:

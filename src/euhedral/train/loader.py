@@ -68,9 +68,9 @@ class TrainingData:
 class ValidationData:
     """The same batches of other crystals each time; of several processes each takes its share."""
 
-    def __init__(self, store: CrystalStore, *, batch_size: int, max_atoms: int) -> None:
+    def __init__(self, store: CrystalStore, labels: LabelTable, *, batch_size: int, max_atoms: int) -> None:
         self._store = store
-        self._labels = LabelTable(store)
+        self._labels = labels
         self._batches = batches_of(store, batch_size, seed=0, max_atoms=max_atoms)
 
     def share(self, rank: int, replicas: int) -> Iterator[tuple[int, TrainingBatch]]:

@@ -58,7 +58,7 @@ class TrainingModule(lightning.LightningModule):
         """AdamW, fused where there is a kernel for it."""
         config = self.settings
         return torch.optim.AdamW(
-            self.model.parameters(),
+            [weight for weight in self.model.parameters() if weight.requires_grad],
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -128,7 +128,7 @@ class TrainingModule(lightning.LightningModule):
     @property
     def weight_names(self) -> list[str]:
         """Names of the weights in the optimizer's order."""
-        return [name for name, _ in self.model.named_parameters()]
+        return [name for name, weight in self.model.named_parameters() if weight.requires_grad]
 
     def take_window(self) -> dict[str, float]:
         """Means of loss, terms and gradient norm since the last call, over all processes; empty if none was finite."""

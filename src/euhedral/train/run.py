@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from euhedral.errors import CheckpointError, ConfigError, EuhedralError
 from euhedral.models import registry
+from euhedral.models.adapted import Adapted
+from euhedral.models.columns import Column
 from euhedral.models.fitted import FittedModel
 from euhedral.train.config import Recipe, TrainConfig, model_config, with_changes
 from euhedral.train.folder import RUN, RunSpec, load_spec, prepare, wait_for, write_spec
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from euhedral.data.store import CrystalStore
     from euhedral.models.base import GenerativeModel
+    from euhedral.train.labels import LabelTable
     from euhedral.train.module import TrainingModule
 
 
@@ -36,6 +39,7 @@ def train(
     recipe: Recipe | None = None,
     val: str | Path | None = None,
     base: str | Path | None = None,
+    columns: Sequence[str] = (),
     console: Console | None = None,
 ) -> Path:
     """Train a model and give the folder that `euhedral.load` reads.
@@ -46,6 +50,7 @@ def train(
         recipe: model and settings; the default model where not given.
         val: other crystals, for a validation loss after each epoch.
         base: checkpoint folder to start from; its architecture and its scales of lattice and properties are kept.
+        columns: with `base`: columns of the data that adapters learn while the model's own weights stay as they are.
         console: where progress is shown; silent without.
 
     Raises:
@@ -59,7 +64,7 @@ def train(
     require_lightning()
     out = Path(out)
     if process_rank() == 0:
-        prepare(Path(data), out, chosen, val, base, console)
+        prepare(Path(data), out, chosen, val, base, console, columns=columns)
     else:
         wait_for(out / RUN)
     return _fit(out, load_spec(out), console)
@@ -134,6 +139,7 @@ def _fit(out: Path, spec: RunSpec, console: Console | None) -> Path:
     """Train from the last saved state, or from the beginning where there is none."""
     from euhedral.data.store import CrystalStore
     from euhedral.train.callbacks import MODEL, RunKeeper
+    from euhedral.train.labels import LabelTable
     from euhedral.train.loader import ValidationData, batches_of
     from euhedral.train.module import TrainingModule
     from euhedral.train.show import ProgressDisplay
@@ -162,11 +168,15 @@ def _fit(out: Path, spec: RunSpec, console: Console | None) -> Path:
         if module.share_done >= 1 and (out / MODEL).is_dir():
             display.say("this run is finished; a larger --max-epochs or --max-minutes goes on with it")
             return out / MODEL
-        data = _matching_data(store, batches, progress, out)
+        data = _matching_data(store, LabelTable(store, adapter_columns(model)), batches, progress, out)
         validation = None
         if spec.val is not None:
+            held_out = CrystalStore.open(out / spec.val)
             validation = ValidationData(
-                CrystalStore.open(out / spec.val), batch_size=config.batch_size, max_atoms=config.max_atoms
+                held_out,
+                LabelTable(held_out, adapter_columns(model)),
+                batch_size=config.batch_size,
+                max_atoms=config.max_atoms,
             )
         keeper = RunKeeper(out, meta=_meta(spec), validation=validation, batches=len(batches), display=display)
         trainer.callbacks.append(keeper)
@@ -232,8 +242,17 @@ def _initial_model(spec: RunSpec, store: CrystalStore) -> GenerativeModel:
     if spec.base is not None:
         from euhedral.models.checkpoint import load_model
 
-        model.load_state_dict(load_model(spec.base).model.state_dict())
+        base = load_model(spec.base).model
+        if isinstance(model, Adapted):
+            model.begin_from(base)
+        else:
+            model.load_state_dict(base.state_dict())
     return model.train()
+
+
+def adapter_columns(model: GenerativeModel) -> tuple[Column, ...]:
+    """Columns that a model's adapters read, none of a model without."""
+    return model.config.columns if isinstance(model, Adapted) else ()
 
 
 def compile_networks(model: GenerativeModel, *, on_cpu: bool) -> None:
@@ -253,12 +272,11 @@ def compile_networks(model: GenerativeModel, *, on_cpu: bool) -> None:
         network.compile(dynamic=True)
 
 
-def _matching_data(store: CrystalStore, batches: Any, progress: Any, out: Path) -> Any:
-    from euhedral.train.labels import LabelTable
+def _matching_data(store: CrystalStore, labels: LabelTable, batches: Any, progress: Any, out: Path) -> Any:
     from euhedral.train.loader import TrainingData
 
     try:
-        return TrainingData(store, LabelTable(store), batches, progress)
+        return TrainingData(store, labels, batches, progress)
     except ConfigError as error:
         raise CheckpointError(f"the run at '{out}' cannot go on: {error}") from None
 
