@@ -13,7 +13,8 @@ import importlib.util
 import warnings
 from collections import Counter
 from dataclasses import replace
-from typing import Self
+from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import wrap
+from euhedral.crystal.symmetry import space_group_symbol
 from euhedral.errors import EuhedralError
 from euhedral.models.base import SampleRequest
 from euhedral.models.conditions import Conditions
@@ -99,10 +101,9 @@ def _random_crystal(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyXtal warns of what it tries
         from pymatgen.core import Element
-        from pymatgen.symmetry.groups import SpaceGroup
         from pyxtal import pyxtal
 
-        points = _CENTRING[SpaceGroup.from_int_number(group).symbol[0]]
+        points = _CENTRING[space_group_symbol(group)[0]]
         elements = sorted(counts)
         crystal = pyxtal()
         try:
@@ -113,6 +114,7 @@ def _random_crystal(
                 [counts[z] * points for z in elements],
                 random_state=chance,
                 max_count=5,
+                tm=_least_distances(),
             )
             if not crystal.valid:
                 return None
@@ -127,6 +129,14 @@ def _random_crystal(
     if np.linalg.det(cell) < 0:  # two edges change places, which leaves the crystal as it is
         cell, frac = cell[[1, 0, 2]], frac[:, [1, 0, 2]]
     return cell, frac, species
+
+
+@lru_cache(maxsize=1)
+def _least_distances() -> Any:
+    """PyXtal's default, which it would make anew, with every pair of elements, for each crystal that it tries."""
+    from pyxtal.tolerance import Tol_matrix
+
+    return Tol_matrix(prototype="atomic", factor=1.0)
 
 
 def _scattered(species: list[int], chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
