@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import ConfigError
 from euhedral.models.conditions import Conditions
+from euhedral.models.guidance import Asked
 from euhedral.models.periodic_table import ELEMENTS, occupied
 from euhedral.models.unimat import UniMat
 from euhedral.models.unimat_net import Noisy
@@ -107,7 +108,7 @@ def test_the_whole_tensor_goes_from_noise_to_null_values(model: UniMat) -> None:
     exact(model)
     request = contract.free_request(2, 4)
     state = model._empty_table(request, torch.zeros(2, 6), rng())
-    asked = model._asked(request, torch.device("cpu"))
+    asked = Asked.of(request, model.property_mean, model.property_std)
     times = torch.linspace(0, 0.999, 80)
     noise = rng(1)
     for now, later in pairwise(times):

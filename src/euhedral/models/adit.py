@@ -27,6 +27,7 @@ from euhedral.models.adit_net import (
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions
 from euhedral.models.given_species import draw_given
+from euhedral.models.guidance import Asked
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
@@ -139,7 +140,8 @@ class ADiT(GenerativeModel):
         terms = self._reconstruction(crystals, rng)
         with torch.no_grad():
             latent = self.encoder(crystals.frac, crystals.lattice, crystals.species).draw(rng=rng)
-        context = self._context(conditions.drop(config.condition_keep, rng=rng))
+        shown = conditions.drop(config.condition_keep, rng=rng)
+        context = shown.context(self.property_mean, self.property_std)
         terms["latent"] = self._latent_loss(latent, crystals.species * given, context, rng)
         total = torch.stack([getattr(config.weights, name) * term for name, term in terms.items()]).sum()
         return LossTerms(total=total, terms={name: term.detach() for name, term in terms.items()})
@@ -216,19 +218,15 @@ class ADiT(GenerativeModel):
         given = request.species.to(device)
         order = _order(given, given != MASKED)
         species = given.gather(1, order)
-        conditions, strength = request.conditions.to(device), request.guidance
-        nothing = Conditions.unknown(size, device)
-        if strength == 0 or not conditions.any_known():
-            conditions, strength = nothing, 1.0
-        full, none = self._context(conditions), self._context(nothing)
+        asked = Asked.of(request, self.property_mean, self.property_std)
         value = self.flow.prior((size, count, self.config.net.latent), rng=rng).to(device)
         guess = torch.zeros_like(value)
         times = torch.linspace(self.config.first_time, 1, request.steps + 1, device=device)
         for now, later in pairwise(times):
             time, step = now.expand(size), (later - now).expand(size)
-            told = self.denoiser(value, time, species, full, guess)
-            if strength != 1:
-                told = torch.lerp(self.denoiser(value, time, species, none, guess), told, strength)
+            told = self.denoiser(value, time, species, asked.full, guess)
+            if asked.strength != 1:
+                told = torch.lerp(self.denoiser(value, time, species, asked.none, guess), told, asked.strength)
             value = self.flow.advance(value, self.flow.velocity_from_clean(value, told, time), step)
             guess = told
         decoded = self.decoder(value)
@@ -249,9 +247,6 @@ class ADiT(GenerativeModel):
         return CrystalBatch(
             frac=frac.reshape(-1, 3), cell=bounded_cell(cell), species=species.reshape(-1), num_atoms=num_atoms
         )
-
-    def _context(self, conditions: Conditions) -> Context:
-        return conditions.context(self.property_mean, self.property_std)
 
 
 def _order(species: Tensor, given: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ reads the occupied places alone and gives x, so that the many empty places cost 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -21,14 +21,15 @@ from euhedral.errors import ConfigError
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions
 from euhedral.models.given_species import draw_given
+from euhedral.models.guidance import Asked
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
 from euhedral.models.palette import Palette
 from euhedral.models.periodic_table import ELEMENTS, counts, occupied, places
 from euhedral.models.redraws import redrawn
-from euhedral.models.unimat_net import AtomNet, Noisy, TableNet, UniMatNetConfig
+from euhedral.models.unimat_net import AtomNet, Noisy, TableNet, UniMatConfig
 from euhedral.nets.base import Context
 from euhedral.noise.base import expand_time
-from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.gaussian import VariancePreserving
 from euhedral.noise.masked import MASKED
 
 NULL = -3.0
@@ -39,67 +40,6 @@ STEADY = 5.0
 """Largest weight of the squared error of a clean value (compare Hang et al., Min-SNR, ICCV 2023)."""
 _FULL = 1e3
 """Taken off the logit of a box without a place left."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniMatWeights:
-    """Weights of the parts of the loss.
-
-    Attributes:
-        frac: mean squared error of the velocities of the coordinates of atoms.
-        lattice: of those of the lattice.
-        occupied: cross entropy of places holding an atom, summed over the table, an atom.
-    """
-
-    frac: float = 1.0
-    lattice: float = 1.0
-    occupied: float = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniMatConfig:
-    """Everything that defines the model.
-
-    Attributes:
-        net: sizes of the networks.
-        depth: places of a box: most atoms of one element that crystals may have whose species are open.
-        noise: schedule of the diffusion.
-        settled: time from which the places that hold an atom stay; those that seem to be empty are left out then.
-        shift: whether training crystals are shifted as a whole by a random vector.
-        prediction_share: share of training crystals whose species are all given; of the others half have some given.
-        condition_keep: probability that a known condition is shown in training (classifier-free guidance).
-        weights: parts of the loss.
-        length_mean: mean of log(length / Å) - log(N) / 3 of the training crystals, three numbers.
-        length_std: their standard deviation.
-        property_mean: mean of each property of `PROPERTIES` in training.
-        property_std: its standard deviation.
-    """
-
-    net: UniMatNetConfig = field(default_factory=UniMatNetConfig)
-    depth: int = 20
-    noise: VariancePreservingConfig = field(default_factory=VariancePreservingConfig)
-    settled: float = 0.6
-    shift: bool = False
-    prediction_share: float = 0.5
-    condition_keep: float = 0.5
-    weights: UniMatWeights = field(default_factory=UniMatWeights)
-    length_mean: tuple[float, ...] = (1.1, 1.2, 1.5)
-    length_std: tuple[float, ...] = (0.25, 0.25, 0.35)
-    property_mean: tuple[float, ...] = (0.0,) * 3
-    property_std: tuple[float, ...] = (1.0,) * 3
-
-    def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise ConfigError(f"depth must be at least 1, got {self.depth}")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Asked:
-    """What is asked of crystals, the same with nothing asked, and the strength of guidance; 1 reads `full` alone."""
-
-    full: Context
-    none: Context
-    strength: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,7 +159,8 @@ class UniMat(GenerativeModel):
 
     def _drawn(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
         device, (size, count) = self.property_mean.device, request.species.shape
-        asked, given = self._asked(request, device), request.species.to(device)
+        asked = Asked.of(request, self.property_mean, self.property_std)
+        given = request.species.to(device)
         lattice = self.noise.prior((size, 6), rng=rng).to(device)
         state: _Table | _Atoms
         if bool((given == MASKED).any()):
@@ -252,7 +193,7 @@ class UniMat(GenerativeModel):
             held=held,
         )
 
-    def _logits(self, state: _Table, time: Tensor, asked: _Asked) -> Tensor:
+    def _logits(self, state: _Table, time: Tensor, asked: Asked) -> Tensor:
         """Logits of each place holding an atom, those that are held or not usable as the network says them."""
         given = counts(state.given)[:, 1:].to(state.values.dtype)
         noisy = Noisy(time=time, lattice=state.lattice, context=asked.full, given=state.given)
@@ -264,7 +205,7 @@ class UniMat(GenerativeModel):
         return torch.lerp(free, logits, asked.strength)
 
     def _table_step(
-        self, state: _Table, logits: Tensor, step: tuple[Tensor, Tensor], asked: _Asked, rng: torch.Generator
+        self, state: _Table, logits: Tensor, step: tuple[Tensor, Tensor], asked: Asked, rng: torch.Generator
     ) -> _Table:
         size, count = state.given.shape
         score = logits.masked_fill(~state.usable, float("-inf")).masked_fill(state.held, float("inf"))
@@ -297,7 +238,7 @@ class UniMat(GenerativeModel):
         frac = state.values[crystal, species - 1, place.clamp_max(depth - 1)]
         return _Atoms(frac=frac, lattice=state.lattice, species=species, place=place)
 
-    def _atoms_step(self, state: _Atoms, step: tuple[Tensor, Tensor], asked: _Asked, rng: torch.Generator) -> _Atoms:
+    def _atoms_step(self, state: _Atoms, step: tuple[Tensor, Tensor], asked: Asked, rng: torch.Generator) -> _Atoms:
         frac, lattice = self._clean(state, step[0], asked)
         return replace(
             state,
@@ -305,7 +246,7 @@ class UniMat(GenerativeModel):
             lattice=self._stepped(state.lattice, lattice, step, rng),
         )
 
-    def _clean(self, state: _Atoms, time: Tensor, asked: _Asked) -> tuple[Tensor, Tensor]:
+    def _clean(self, state: _Atoms, time: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
         """Expected clean coordinates and lattice: x = sqrt(a) x_t - sqrt(1 - a) v, within bounds."""
         noisy = Noisy(time=time, lattice=state.lattice, context=asked.full, given=state.species)
         velocities = self.atoms(state.frac, state.species, state.place, noisy)
@@ -328,17 +269,6 @@ class UniMat(GenerativeModel):
     def _scales(self, time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         signal = self.noise.signal(time)
         return expand_time(signal.sqrt(), like), expand_time((1 - signal).clamp_min(0).sqrt(), like)
-
-    def _asked(self, request: SampleRequest, device: torch.device) -> _Asked:
-        conditions, strength = request.conditions.to(device), request.guidance
-        nothing = Conditions.unknown(len(conditions), device)
-        if strength == 0 or not conditions.any_known():
-            conditions, strength = nothing, 1.0
-        return _Asked(
-            full=self._context(conditions),
-            none=self._context(nothing),
-            strength=strength,
-        )
 
     def _context(self, conditions: Conditions) -> Context:
         return conditions.context(self.property_mean, self.property_std)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from euhedral.errors import ConfigError
 from euhedral.models.cdvae_heads import ConditionEmbedding
 from euhedral.models.conditions import PROPERTIES
 from euhedral.models.periodic_table import COLUMNS, ELEMENTS, ROWS, boxes
 from euhedral.nets.base import Context
 from euhedral.nets.cspnet import time_waves
 from euhedral.nets.transformer import ModulatedBlock, ModulatedHead, TransformerBlock, index_waves, zero_linear
+from euhedral.noise.gaussian import VariancePreservingConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -44,6 +46,58 @@ class UniMatNetConfig:
     table_width: int = 48
     table_layers: int = 2
     counts: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniMatWeights:
+    """Weights of the parts of the loss.
+
+    Attributes:
+        frac: mean squared error of the velocities of the coordinates of atoms.
+        lattice: of those of the lattice.
+        occupied: cross entropy of places holding an atom, summed over the table, an atom.
+    """
+
+    frac: float = 1.0
+    lattice: float = 1.0
+    occupied: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniMatConfig:
+    """Everything that defines the model.
+
+    Attributes:
+        net: sizes of the networks.
+        depth: places of a box: most atoms of one element that crystals may have whose species are open.
+        noise: schedule of the diffusion.
+        settled: time from which the places that hold an atom stay; those that seem to be empty are left out then.
+        shift: whether training crystals are shifted as a whole by a random vector.
+        prediction_share: share of training crystals whose species are all given; of the others half have some given.
+        condition_keep: probability that a known condition is shown in training (classifier-free guidance).
+        weights: parts of the loss.
+        length_mean: mean of log(length / Å) - log(N) / 3 of the training crystals, three numbers.
+        length_std: their standard deviation.
+        property_mean: mean of each property of `PROPERTIES` in training.
+        property_std: its standard deviation.
+    """
+
+    net: UniMatNetConfig = field(default_factory=UniMatNetConfig)
+    depth: int = 20
+    noise: VariancePreservingConfig = field(default_factory=VariancePreservingConfig)
+    settled: float = 0.6
+    shift: bool = False
+    prediction_share: float = 0.5
+    condition_keep: float = 0.5
+    weights: UniMatWeights = field(default_factory=UniMatWeights)
+    length_mean: tuple[float, ...] = (1.1, 1.2, 1.5)
+    length_std: tuple[float, ...] = (0.25, 0.25, 0.35)
+    property_mean: tuple[float, ...] = (0.0,) * 3
+    property_std: tuple[float, ...] = (1.0,) * 3
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ConfigError(f"depth must be at least 1, got {self.depth}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
