@@ -31,7 +31,8 @@ from torch import Tensor
 from euhedral.data.store import CrystalStore
 from euhedral.models.checkpoint import load_model, save_model
 from euhedral.models.joint_flow import JointFlow, JointFlowConfig
-from euhedral.sample.generate import fast_precision, find_weights
+from euhedral.sample.generate import fast_precision
+from euhedral.sample.weights import find_weights
 from euhedral.train.labels import LabelTable, statistics_of
 from euhedral.train.loader import TrainingBatch
 from mp20 import DATA, open_store

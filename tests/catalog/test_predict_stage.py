@@ -39,7 +39,7 @@ def test_columns_are_what_the_model_says_of_the_relaxed_crystals(tmp_path: Path)
     stage, crystals = made(saved(tmp_path / "run")), crystals_of_pairs(66, first=range(60, 80))
     model = contract.tiny_model("cdvae", awake=True).eval()
     assert isinstance(model, PropertyPredictor)
-    expected = model.properties_of(crystals.to(torch.float32))
+    expected = model.properties_of(crystals.to(torch.float32)).detach()
     with Catalogue(tmp_path) as catalogue:
         run = add_run(catalogue, crystals)
         assert walk(catalogue, run, [stage]) == list(range(len(crystals)))

@@ -10,8 +10,9 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import smallest_distance
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.sample.constraints import verify
-from euhedral.sample.generate import REDRAWS, Generator, find_weights, holds_together, is_sound, pick_device
+from euhedral.sample.generate import REDRAWS, Generator, holds_together, is_sound
 from euhedral.sample.request import GenerationRequest
+from euhedral.sample.weights import find_weights, pick_device
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,15 @@ Fix = Annotated[
 ]
 Idealize = Annotated[bool, typer.Option(help="Move crystals onto the symmetry that they nearly have.")]
 Guidance = Annotated[float, typer.Option(help="Strength toward soft conditions; 1 is plain conditioning.")]
+Steer = Annotated[
+    str | None,
+    typer.Option(
+        help="A trained model with a property head (recipe cdvae), by folder, whose gradient leads the crystals toward "
+        "--property.",
+        show_default=False,
+    ),
+]
+SteerStrength = Annotated[float, typer.Option(help="Strength of the gradient of --steer; 0 is off.")]
 Steps = Annotated[
     int,
     typer.Option(help="Steps along the path of each candidate structure; the network is evaluated twice a step."),

@@ -35,7 +35,8 @@ def gather(model: str) -> dict[str, dict[str, Any]]:
 
     from euhedral.catalog.versions import versions
     from euhedral.crystal.elements import SYMBOLS
-    from euhedral.sample.generate import Generator, cpu_multiplies_bfloat16, shipped_weights
+    from euhedral.sample.generate import Generator, cpu_multiplies_bfloat16
+    from euhedral.sample.weights import shipped_weights
 
     generator = Generator.load(model, device="cpu")
     can = generator.capabilities

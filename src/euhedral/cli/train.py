@@ -123,7 +123,7 @@ def finetune(
     ] = None,
 ) -> None:
     """Start from a trained model and go on training on your crystals; resume with `euhedral train --resume`."""
-    from euhedral.sample.generate import find_weights
+    from euhedral.sample.weights import find_weights
     from euhedral.train import run
 
     changes: dict[str, Any] = {

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.models.conditions import Conditions
 from euhedral.models.held import Held
+from euhedral.models.steering import Steering
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -59,6 +60,7 @@ class SampleRequest:
         steps: steps along the path, at least one evaluation of the network each.
         composition_test: what the species that the model chooses are tested for, or None.
         held: coordinates and lattices that stay as they are, or None; for models with `holds_parts`.
+        steering: a property model that leads the crystals, or None; for models with `can_be_steered`.
     """
 
     species: Int[Tensor, "b n"]
@@ -70,6 +72,7 @@ class SampleRequest:
     steps: int = 24
     composition_test: CompositionTest | None = None
     held: Held | None = None
+    steering: Steering | None = None
 
     def rows(self, index: Int[Tensor, " k"]) -> SampleRequest:
         """The request for some of its crystals."""
@@ -92,10 +95,12 @@ class GenerativeModel(nn.Module, ABC):
     Attributes:
         config: everything that defines the model.
         holds_parts: whether `sample` keeps what `SampleRequest.held` says.
+        can_be_steered: whether `sample` follows `SampleRequest.steering`.
     """
 
     config: Any
     holds_parts: bool = False
+    can_be_steered: bool = False
 
     @abstractmethod
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:

@@ -190,7 +190,6 @@ class CDVAE(GenerativeModel):
         """Properties in the units of `UNITS` that the property head reads from latent vectors, (b, p); differentiable."""
         return self.net.property(latent).float() * self.property_std + self.property_mean
 
-    @torch.no_grad()
     def properties_of(self, crystals: CrystalBatch) -> Tensor:
         """See `models.property_predictor`: read off the means of the latent vectors."""
         return self.predict_properties(self.encode(crystals).mean)

@@ -17,6 +17,7 @@ from euhedral.models.conditions import Conditions
 from euhedral.models.held import Held
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
+from euhedral.models.steering import Steering
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
 from euhedral.noise.alignment import aligned
@@ -139,6 +140,7 @@ class JointFlow(GenerativeModel):
     """
 
     holds_parts = True
+    can_be_steered = True
 
     def __init__(self, config: JointFlowConfig) -> None:
         super().__init__()
@@ -282,6 +284,8 @@ class JointFlow(GenerativeModel):
                 frac = held.placed(frac)
                 lattice = lattice if strain is None else strain
             guess = self._guided(self._noisy(frac, lattice, species, time, _known_share(species)), asked)
+            if request.steering is not None and bool((species != MASKED).all()):
+                guess = self._steered(request.steering, guess, frac, lattice, species, now)
             if held is not None:
                 guess = replace(guess, frac=held.centred(guess.frac, torch.zeros_like(held.frac).to(frac)))
             frac_step = annealed_step(now, then, options.frac_annealing)
@@ -298,6 +302,21 @@ class JointFlow(GenerativeModel):
             lattice=lattice if strain is None else strain,
             species=species,
         )
+
+    def _steered(
+        self, steering: Steering, guess: Prediction, frac: Tensor, lattice: Tensor, species: Tensor, now: float
+    ) -> Prediction:
+        """Velocities that lead to crystals which a property model likes better."""
+        left, count = 1 - now, species.shape[1]
+        num_atoms = torch.full((len(species),), count, dtype=torch.int64, device=species.device)
+        along, strained = steering.moves(
+            frac + left * guess.frac,
+            lattice + left * guess.lattice,
+            species,
+            cell_of=lambda value: cell_from_log_symmetric(value * self.lattice_std + self.lattice_mean, num_atoms),
+            left=left,
+        )
+        return replace(guess, frac=without_mean(guess.frac + along / left), lattice=guess.lattice + strained / left)
 
     def _held_lattice(self, held: Held | None, count: int) -> Tensor | None:
         """The standardised coordinates of a lattice that is held, (b, 6)."""

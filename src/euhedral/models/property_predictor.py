@@ -18,7 +18,7 @@ class PropertyPredictor(Protocol):
     def properties_of(self, crystals: CrystalBatch) -> Float[Tensor, "b p"]:
         """Properties of crystals of any atom counts, in the order of `PROPERTIES` and the units of `UNITS`, (b, p).
 
-        A property that training never knew of is a number all the same; `property_known` of the checkpoint's statistics
-        tells which ones are worth reading.
+        They can be differentiated by coordinates and cells. A property that training never knew of is a number all the
+        same; `property_known` of the checkpoint's statistics tells which ones are worth reading.
         """
         ...

@@ -58,14 +58,13 @@ def radial_functions(distance: Tensor, *, cutoff: float, number: int) -> Tensor:
     return torch.cat([envelope[..., None], bessel * envelope[..., None]], -1)
 
 
-@torch.no_grad()
 def pair_basis(
     frac: Float[Tensor, "b n 3"], cell: Float[Tensor, "b 3 3"], *, cutoff: float, number: int
 ) -> Float[Tensor, "b n n r 16"]:
     """Sums over images of radial functions times harmonics, of the vectors from atom i to atom j.
 
     The images are those within one cell, two in cells of at most `FEW_ATOMS` atoms, of the nearest fractional
-    difference; an atom is not its own neighbour, but its images are. No gradient is kept.
+    difference; an atom is not its own neighbour, but its images are.
 
     Args:
         frac: fractional coordinates.
@@ -84,10 +83,10 @@ def pair_basis(
         delta = frac[:, second] - frac[:, first]
         shifted = (delta - delta.round())[:, :, None] + images
         vectors = (shifted.reshape(b, -1, 3) @ cell).view(b, first.numel(), len(steps), 3)
-        distance = vectors.square().sum(-1).sqrt()
         itself = (first == second)[:, None] & (images == 0).all(-1)
-        radial = radial_functions(distance.masked_fill(itself, 2 * cutoff), cutoff=cutoff, number=number)
-        angular = harmonics(vectors / distance.clamp_min(_NEAREST)[..., None])
+        distance = vectors.square().sum(-1).masked_fill(itself, (2 * cutoff) ** 2).clamp_min(_NEAREST**2).sqrt()
+        radial = radial_functions(distance, cutoff=cutoff, number=number)
+        angular = harmonics(vectors / distance[..., None])
         half = radial.transpose(-1, -2) @ angular
         whole = half.new_empty(b, n, n, number + 1, len(DEGREE_OF))
         parity = torch.tensor([(-1.0) ** degree for degree in DEGREE_OF], device=half.device)

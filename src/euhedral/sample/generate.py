@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,16 +18,18 @@ from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.models.adapted import Adapted
 from euhedral.models.base import SampleRequest
-from euhedral.models.conditions import Conditions
+from euhedral.models.conditions import PROPERTIES, Conditions
+from euhedral.models.steering import Steering
 from euhedral.models.symmetric import SymmetricModel
 from euhedral.sample.plan import PlannedBatch, halves, plan, sample_request
+from euhedral.sample.predictor import Predictor, load_predictor
 from euhedral.sample.request import Capabilities, GenerationRequest, ResolvedRequest, resolve
 from euhedral.sample.space_groups import within_space_group
+from euhedral.sample.weights import WEIGHTS_FOLDER, find_weights, pick_device
 
 if TYPE_CHECKING:
     from euhedral.models.base import GenerativeModel
 
-WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 DEFAULT_BATCH = 64
 OVERLAP = 0.5
 """Distance in Å below which two atoms overlap: the bound of the field's structural validity (CDVAE)."""
@@ -81,6 +83,7 @@ class Generator:
         self.meta = meta
         self.digest = digest
         self._symmetry = SymmetryWorker()
+        self._predictor: tuple[str, Predictor] | None = None
         try:
             # A model with adapters can do what the one that it was made from can, and answers to its columns too.
             plain = model.base if isinstance(model, Adapted) else model
@@ -171,6 +174,8 @@ class Generator:
                 "this model cannot keep parts of a structure: leave --template out, or take one of a family that can, such "
                 "as the default model or a recipe of joint_process (`euhedral recipes`)"
             )
+        if request.steer is not None:
+            self._steering(request)
         resolved = resolve(request, self.capabilities)
         asked = request.space_group is not None and request.guidance > 0
         return within_space_group(resolved, self.model) if asked and self.symmetric else resolved
@@ -225,6 +230,8 @@ class Generator:
         """
         rng = torch.Generator().manual_seed(planned.seed)
         request, redrawn = sample_request(resolved, planned), 0
+        if resolved.request.steer is not None:
+            request = replace(request, steering=self._steering(resolved.request))
         with fast_precision(self.device):
             crystals = self.model.sample(request, rng=rng).to("cpu")
             for _ in range(REDRAWS):
@@ -244,6 +251,37 @@ class Generator:
         if resolved.request.idealize and not self.symmetric and resolved.request.template is None:
             crystals = self._onto_symmetry(crystals)
         return Chunk(indices=planned.indices, crystals=crystals, redrawn=redrawn)
+
+    def _steering(self, request: GenerationRequest) -> Steering | None:
+        """The property model that a request is to be led by, loaded once; None at strength 0.
+
+        Raises:
+            RequestError: for a model that cannot be led, or that leads toward none of the targets.
+            CheckpointError: where there is no such property model.
+            ConfigError: where it has no property head.
+        """
+        assert request.steer is not None
+        if not self.model.can_be_steered:
+            raise RequestError(
+                "this model cannot be led by a property model: leave --steer out, or take the default model"
+            )
+        if self._predictor is None or self._predictor[0] != request.steer:
+            self._predictor = (request.steer, load_predictor(request.steer, self.device))
+        predictor = self._predictor[1]
+        targets = torch.tensor([float(request.properties.get(name, math.nan)) for name in PROPERTIES])
+        if unknown := [name for name in request.properties if name in PROPERTIES and name not in predictor.known]:
+            raise RequestError(
+                f"the model {request.steer!r} has learned {', '.join(sorted(predictor.known))}, and not {', '.join(unknown)}; "
+                "leave --steer out or train one that has (euhedral train --recipe cdvae)"
+            )
+        if request.steer_strength == 0:
+            return None
+        return Steering(
+            predict=predictor.model.properties_of,
+            targets=targets,
+            scale=torch.tensor([self.capabilities.property_scale.get(name, (0.0, 1.0))[1] for name in PROPERTIES]),
+            strength=request.steer_strength,
+        )
 
     def _onto_symmetry(self, crystals: CrystalBatch) -> CrystalBatch:
         """Crystals with the symmetry that they nearly have, those left alone in which atoms would come to overlap."""
@@ -280,38 +318,6 @@ def _equal_runs(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterat
         run.append(index)
     if run:
         yield run
-
-
-def find_weights(name: str) -> Path:
-    """Folder of shipped weights by name, or the path itself. Raises CheckpointError where there is neither."""
-    shipped = WEIGHTS_FOLDER / name
-    if name and Path(name).name == name and shipped.is_dir():
-        return shipped
-    if Path(name).is_dir():
-        inner = Path(name) / "model"
-        return inner if inner.is_dir() else Path(name)
-    raise CheckpointError(f"no model {name!r}: give one of {', '.join(shipped_weights())} or a checkpoint folder")
-
-
-def shipped_weights() -> list[str]:
-    """Names of the weights in this installation."""
-    return sorted(path.name for path in WEIGHTS_FOLDER.iterdir() if (path / "config.json").is_file())
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The torch device for a name; "auto" prefers CUDA. Raises RequestError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(f"there is no device {name!r}; use auto, cpu, cuda, cuda:1, mps, ...") from None
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise RequestError(f"device {name!r} cannot be used here ({reason}); use auto or cpu") from None
-    return device
 
 
 def fast_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -48,6 +48,9 @@ class GenerationRequest:
             data hold, where the model knows how many.
         idealize: move each crystal onto the symmetry that it nearly has (`crystal.idealize`); not where a template is
             given, whose parts stay where they are.
+        steer: a trained model with a property head, by name or folder (`models.property_predictor`), whose gradient leads
+            the crystals toward `properties`, beside what the model itself makes of them.
+        steer_strength: of that gradient; 0 is off.
         template: parts of a structure that every crystal has (`sample.template`); the atom count is the structure's where
             neither it nor a formula is given, or the lattice is kept.
         guidance: strength of guidance toward soft conditions; 1 is plain conditioning.
@@ -70,6 +73,8 @@ class GenerationRequest:
     steps: int = 7
     seed: int = 0
     template: Template | None = None
+    steer: str | None = None
+    steer_strength: float = 1.0
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> GenerationRequest:
@@ -86,6 +91,8 @@ class GenerationRequest:
         for name in ("z", "space_group"):
             _refuse_type(name, getattr(self, name), Integral | None, "a whole number")
         _refuse_type("guidance", self.guidance, Real, "a number")
+        _refuse_type("steer", self.steer, str | None, "the name or folder of a model")
+        _refuse_type("steer_strength", self.steer_strength, Real, "a number")
         for name in ("formula", "chemical_system", "elements", "exclude_elements"):
             _refuse_type(name, getattr(self, name), str | None, "a text such as " + _EXAMPLES[name])
         _refuse_type("template", self.template, Template | None, "a euhedral.Template")
@@ -286,6 +293,10 @@ def _check_numbers(request: GenerationRequest) -> None:
         raise RequestError(f"--steps must be between 1 and 10,000, not {request.steps}")
     if not (math.isfinite(request.guidance) and 0 <= request.guidance <= 100):
         raise RequestError(f"--guidance must be between 0 and 100, not {request.guidance}")
+    if not (math.isfinite(request.steer_strength) and 0 <= request.steer_strength <= 1000):
+        raise RequestError(f"--steer-strength must be between 0 and 1000, not {request.steer_strength}")
+    if request.steer is not None and not set(request.properties) & set(PROPERTIES):
+        raise RequestError(f"--steer leads toward a target: give one with --property ({', '.join(PROPERTIES)})")
     if not 0 <= request.seed < 2**63:
         raise RequestError(f"--seed must be between 0 and 2^63 - 1, not {request.seed}")
     if request.space_group is not None and not 1 <= request.space_group <= 230:
