@@ -1,3 +1,4 @@
+import logging
 import socket
 import subprocess
 import sys
@@ -72,7 +73,9 @@ def test_jobs_of_slurm_are_asked_for_as_the_settings_say():
     assert "--nworkers 8" in script and "--nthreads 1" in script
 
 
-def test_a_scheduler_that_ends_is_told_and_what_came_back_is_kept(tmp_path: Path):
+def test_a_scheduler_that_is_killed_is_told_and_what_came_back_is_kept(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     address = f"tcp://127.0.0.1:{_free_port()}"
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--no-dashboard"]
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
@@ -92,7 +95,7 @@ def test_a_scheduler_that_ends_is_told_and_what_came_back_is_kept(tmp_path: Path
 
     def end_scheduler(stage: str, done: int, total: int) -> None:
         if 2 < done < total:
-            scheduler.terminate()
+            scheduler.kill()
 
     try:
         scheduler = begin([*command, "--port", address.rpartition(":")[2]])
@@ -103,7 +106,10 @@ def test_a_scheduler_that_ends_is_told_and_what_came_back_is_kept(tmp_path: Path
             with pytest.raises(EuhedralError, match=r"scheduler is gone.*run the same command again"):
                 walk(catalogue, run, relax, executor=executor, progress=end_scheduler)
             assert 2 < len(catalogue.outcomes(run, "relax")) < 40
+            # As Dask's client does, with a traceback, some seconds later.
+            logging.getLogger("distributed.client").error("connection lost")
         assert told == ["waiting for workers: the cluster has none"]
+        assert "connection lost" not in capfd.readouterr().err
     finally:
         for process in started:
             process.kill()

@@ -49,6 +49,7 @@ def open_executor(cluster: str | None, *, workers: int = 0, tell: Tell | None = 
     except ImportError as error:
         raise ConfigError(f"--cluster needs Dask: {INSTALL} ({error})") from None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_untold())
         if cluster == LOCAL:
             client = Client(stack.enter_context(local_cluster(workers)))
         elif cluster == SLURM:
@@ -56,6 +57,18 @@ def open_executor(cluster: str | None, *, workers: int = 0, tell: Tell | None = 
         else:
             client = _connected(cluster)
         yield DaskExecutor(stack.enter_context(client), tell=tell)
+
+
+@contextlib.contextmanager
+def _untold() -> Iterator[None]:
+    """Keep Dask from logging tracebacks of a connection that is lost, of which a user is told by an error."""
+    log = logging.getLogger("distributed.client")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextlib.contextmanager

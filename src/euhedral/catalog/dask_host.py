@@ -85,7 +85,7 @@ class DaskHost:
             return call()
         # Each of Dask's layers has its own exceptions for a connection that is gone.
         except Exception as error:
-            raise _lost(error) from error
+            raise _lost() from error
 
 
 class DaskPending:
@@ -115,7 +115,7 @@ class DaskPending:
             if self._cancelled:
                 raise EuhedralError("the request was cancelled") from None
             if self._future.status in ("cancelled", "lost"):
-                raise _lost(error) from error
+                raise _lost() from error
             raise EuhedralError(
                 f"a worker could not answer: {type(error).__name__}: {error}; workers need the same packages as this "
                 "program"
@@ -187,9 +187,8 @@ class _Staff:
 _STAFF = _Staff()
 
 
-def _lost(error: BaseException) -> EuhedralError:
-    said = (str(error).splitlines() or [""])[0][:200]
+def _lost() -> EuhedralError:
     return EuhedralError(
-        f"the cluster's scheduler is gone ({type(error).__name__}: {said}); what was calculated before is in the cache: "
+        "the cluster's scheduler is gone, or its connection; what was calculated before is in the cache: "
         "start it and run the same command again"
     )

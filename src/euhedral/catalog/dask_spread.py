@@ -67,7 +67,7 @@ class DaskSpread:
             return BATCHES_PER_PROCESS * max(1, sum(threads.values()))
         # Each of Dask's layers has its own exceptions for a connection that is gone.
         except Exception as error:
-            raise _lost(error) from error
+            raise _lost() from error
 
     def _look(self) -> None:
         """Tell a user once where there are no workers."""
@@ -99,7 +99,7 @@ class _Answer:
             raise MemoryError(f"it killed each worker that took it up ({error.last_worker})") from error
         except Exception as error:
             if self.future.status in ("cancelled", "lost"):
-                raise _lost(error) from error
+                raise _lost() from error
             raise EuhedralError(
                 f"a worker could not draw: {type(error).__name__}: {error}; workers need the same packages as this program"
             ) from error
@@ -110,9 +110,8 @@ def _draw_pickled(given: bytes) -> bytes:
     return pickle.dumps(work(planned))
 
 
-def _lost(error: BaseException) -> EuhedralError:
-    said = (str(error).splitlines() or [""])[0][:200]
+def _lost() -> EuhedralError:
     return EuhedralError(
-        f"the cluster's scheduler is gone ({type(error).__name__}: {said}); what came back before is kept: start it and run "
+        "the cluster's scheduler is gone, or its connection; what came back before is kept: start it and run "
         "the same command again with --resume"
     )

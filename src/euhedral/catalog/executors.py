@@ -212,11 +212,11 @@ class _Flight:
         except MemoryError as error:
             return self._suspected(sent, FAILED, f"memory ran out: {error}")
         except (OSError, TimeoutError) as error:
-            raise self._lost(error) from error
+            raise self._lost() from error
         # Whatever else Dask raises concerns the cluster: the stage's own errors are records already.
         except Exception as error:
             if sent.future.status in ("cancelled", "lost"):
-                raise self._lost(error) from error
+                raise self._lost() from error
             raise EuhedralError(
                 f"a worker could not run stage {self.stage.name}: {type(error).__name__}: {error}; workers need the same "
                 "packages as this program"
@@ -283,13 +283,12 @@ class _Flight:
             return call()
         # Each of Dask's layers has its own exceptions for a connection that is gone.
         except Exception as error:
-            raise self._lost(error) from error
+            raise self._lost() from error
 
-    def _lost(self, error: BaseException) -> EuhedralError:
+    def _lost(self) -> EuhedralError:
         self.sent.clear()  # nobody is there to cancel it
-        said = (str(error).splitlines() or [""])[0][:200]
         return EuhedralError(
-            f"the cluster's scheduler is gone ({type(error).__name__}: {said}); what came back before is kept: start it and "
+            "the cluster's scheduler is gone, or its connection; what came back before is kept: start it and "
             "run the same command again"
         )
 
