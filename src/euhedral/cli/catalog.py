@@ -26,7 +26,7 @@ CatalogueArgument = Annotated[
 ]
 RunOption = Annotated[int | None, typer.Option(help="Number of a run; all where not given.", show_default=False)]
 WhereOption = Annotated[
-    str | None, typer.Option(help='Filter, e.g. "e_above_hull < 0.1 and band_gap > 1".', show_default=False)
+    str | None, typer.Option(help='Filter, e.g. "e_above_hull < 0.1 and num_atoms <= 8".', show_default=False)
 ]
 SortOption = Annotated[
     str | None, typer.Option(help="Columns with commas between; a minus in front: largest first.", show_default=False)
