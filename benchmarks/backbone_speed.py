@@ -15,18 +15,33 @@ import argparse
 import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cspnet_reference import ReferenceCSPNet
+from euhedral.nets.backbones import backbone
 from euhedral.nets.base import Context, NoisyCrystals
 from euhedral.nets.cspnet import CSPNet, CSPNetConfig, MatrixPrediction
+from euhedral.nets.egnn import EGNNConfig
+from euhedral.nets.gemnet import GemNetConfig
 from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
+from euhedral.nets.plain_message_passing import PlainMessagePassingConfig
 from euhedral.testing.nets import random_inputs
 from training_speed import keep_memory
+
+LAPTOP: Mapping[str, Any] = {
+    "CSPNet": CSPNetConfig(
+        width=256, layers=4, frequencies=64, time_width=128, conditioned=True, lattice="log_symmetric", species=True
+    ),
+    "GemNet-T": GemNetConfig(width=128, blocks=3, triplet_width=32, radial=8, cutoff=6.0),
+    "EGNN": EGNNConfig(width=192, layers=4),
+    "periodic transformer": PeriodicTransformerConfig(width=192, blocks=4, heads=8, pair_width=64),
+    "plain message passing": PlainMessagePassingConfig(width=256, layers=4),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +86,21 @@ def entries(bfloat16: bool) -> list[Entry]:
             Entry(name="CSPNet, bfloat16", net=csp, scalar=of_csp, bfloat16=True),
             Entry(name="periodic transformer, bfloat16", net=transformer, scalar=of_transformer, bfloat16=True),
         ]
-    return [*rows, Entry(name="periodic transformer, float32", net=transformer, scalar=of_transformer, bfloat16=False)]
+    rows.append(Entry(name="periodic transformer, float32", net=transformer, scalar=of_transformer, bfloat16=False))
+    for name, config in LAPTOP.items():
+        rows.append(laptop_entry(name, config, bfloat16))
+    return rows
+
+
+def laptop_entry(name: str, config: Any, bfloat16: bool) -> Entry:
+    """A backbone at the size that the recipes for a laptop have."""
+    net = backbone(config, features=0, codes=0, vectors=1, species=True, matrix=False)
+
+    def scalar(noisy: NoisyCrystals, context: Context) -> Tensor:
+        guess = net(noisy, context)
+        return torch.stack([part.square().mean() for part in (guess.frac, guess.lattice, guess.species)]).sum()
+
+    return Entry(name=f"{name}, recipes' size", net=net, scalar=scalar, bfloat16=bfloat16)
 
 
 def precision(entry: Entry) -> contextlib.AbstractContextManager[object]:

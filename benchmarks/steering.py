@@ -1,10 +1,13 @@
 """Property steering: what is generated against what was asked, judged by an independent regressor.
 
-    python benchmarks/steering.py --number 100
+    python benchmarks/steering.py --number 100 --strengths 0.5 1 2 4
+    python benchmarks/steering.py --number 100 --strengths 1 --gradient RUN --gradient-strengths 1 4
 
 For each property and target, crystals are drawn without steering and at each strength of guidance, and the regressor of
 `property_regressor.py` (it learns from MP-20 val, which the generator never saw) predicts their property. The same
-draws without steering stand beside every target. Crystals that the regressor cannot judge (overlapping atoms) are
+draws without steering stand beside every target. What steering costs in diversity is told by the effective number of
+formulas (`euhedral.evaluate.collapse.effective_number`). With --gradient, a model with a property head leads the crystals
+beside the guidance (`generate --steer`). Crystals that the regressor cannot judge (overlapping atoms) are
 counted and left out. Errors include the regressor's own, which is printed first.
 """
 
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import property_regressor
+from euhedral.evaluate.collapse import effective_number
 from euhedral.sample.generate import Generator
 from mp20 import DATA
 
@@ -42,7 +46,7 @@ def measure(values: np.ndarray, target: float) -> dict[str, float]:
 def print_row(row: Mapping[str, Any]) -> None:
     print(
         f"| {row['property']} | {row['target']:g} | {row['strength']} | {row['mean']:.2f} | {row['std']:.2f} | "
-        f"{row['mae']:.2f} | {row['judged']} |",
+        f"{row['mae']:.2f} | {row['formulas']:.0f} | {row['judged']} |",
         flush=True,
     )
 
@@ -54,7 +58,9 @@ def main() -> None:
         "--val", type=Path, default=DATA / "mp_20" / "val.csv.gz", help="what the regressor learns from"
     )
     parser.add_argument("--number", type=int, default=100, help="crystals a target and strength")
-    parser.add_argument("--strengths", type=float, nargs="+", default=[1.0, 2.0, 4.0])
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--gradient", metavar="RUN", help="a model with a property head, for gradient guidance too")
+    parser.add_argument("--gradient-strengths", type=float, nargs="+", default=[1.0, 4.0])
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="append one JSON line a row to this file")
@@ -64,17 +70,23 @@ def main() -> None:
     generator = Generator.load(arguments.model)
     common = {"n": arguments.number, "steps": arguments.steps, "seed": arguments.seed}
     started = time.perf_counter()
-    plain = judge.predict(generator.generate(**common))
+    free = generator.generate(**common)
+    plain = judge.predict(free)
     print(f"{arguments.number} crystals a row, {arguments.steps} steps, strengths {arguments.strengths}")
-    print("| property | target | strength | mean | std | MAE to target | judged |\n|---|---:|---:|---:|---:|---:|---:|")
+    print("| property | target | strength | mean | std | MAE to target | formulas | judged |\n|---|" + "---:|" * 7)
     for name, targets in TARGETS.items():
         for target in targets:
-            drawn = {"unsteered": plain[name]}
+            asked = {**common, "properties": {name: target}}
+            drawn = {"0": (plain[name], free)}
             for strength in arguments.strengths:
-                crystals = generator.generate(**common, properties={name: target}, guidance=strength)
-                drawn[f"{strength:g}"] = judge.predict(crystals)[name]
-            for strength, values in drawn.items():
+                crystals = generator.generate(**asked, guidance=strength)
+                drawn[f"{strength:g}"] = (judge.predict(crystals)[name], crystals)
+            for strength in arguments.gradient_strengths if arguments.gradient else ():
+                crystals = generator.generate(**asked, steer=arguments.gradient, steer_strength=strength)
+                drawn[f"1, gradient {strength:g}"] = (judge.predict(crystals)[name], crystals)
+            for strength, (values, crystals) in drawn.items():
                 row = {"property": name, "target": target, "strength": strength, **measure(values, target)}
+                row["formulas"] = effective_number(crystals.formulas())
                 print_row(row)
                 if arguments.save:
                     with arguments.save.open("a") as file:
