@@ -189,3 +189,23 @@ def test_words_of_targets_and_ranges() -> None:
     for text in ("", "a-b", "1-2-3", "-4"):
         with pytest.raises(RequestError):
             parse_atom_range(text)
+
+
+def test_an_interrupted_import_is_an_interrupt(tmp_path: Path) -> None:
+    script = (
+        "import signal, os, sys\n"
+        "from euhedral.cli import app\n"
+        "def broken(**options):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ImportError('partially initialized module') from None\n"
+        "app.app = broken\n"
+        "app.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 130, result.stderr
+    assert result.stderr == "euhedral: interrupted; what was written is whole\n"
+    fault = script.replace("os.kill(os.getpid(), signal.SIGINT)", "raise KeyboardInterrupt")
+    result = subprocess.run([sys.executable, "-c", fault], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1 and "ImportError" in result.stderr

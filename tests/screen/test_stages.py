@@ -185,3 +185,22 @@ def test_ranking_is_the_stated_formula():
     ]
     assert score(rows[2]) == IMBALANCE and score(rows[1]) is None
     assert ranked(rows) == [3, 0, 2, 1]
+
+
+def test_relaxed_crystals_have_their_space_group() -> None:
+    stage = RelaxStage(RelaxStageConfig(calculator="ase.calculators.emt:EMT", force_limit=0.05))
+    strained = CrystalBatch(
+        frac=torch.tensor([[0.02, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.49, 0.5]]),
+        cell=torch.eye(3)[None] * torch.tensor([3.7, 3.6, 3.55]),
+        species=torch.full((4,), 29),
+        num_atoms=torch.tensor([4]),
+    )
+    (record,) = stage.run(strained, [{}], workers=0)
+    assert record.outcome == "passed"
+    assert record.values["relaxed_space_group"] == 225
+
+
+def test_a_function_that_gives_no_calculator_is_named() -> None:
+    stage = RelaxStage(RelaxStageConfig(calculator="builtins:print"))
+    with pytest.raises(EuhedralError, match="builtins:print"):
+        list(stage.run(_salt(), [{}], workers=0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -22,6 +24,7 @@ from euhedral.errors import EuhedralError
 
 INTERRUPTED = 130
 """Exit code of Ctrl-C."""
+_INTERRUPTION = "euhedral: interrupted; what was written is whole"
 
 app = typer.Typer(
     help="Generate crystals that do not exist yet, and judge them.",
@@ -60,6 +63,14 @@ def _options(
 
 def main() -> None:
     """Entry point: an `EuhedralError` is printed without a traceback and gives exit code 2, Ctrl-C gives 130."""
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         app(standalone_mode=True)
     except EuhedralError as error:
@@ -67,8 +78,14 @@ def main() -> None:
         raise SystemExit(2) from None
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer makes this of Ctrl-C
-            print("euhedral: interrupted; what was written is whole", file=sys.stderr)
+            print(_INTERRUPTION, file=sys.stderr)
         raise
+    except Exception:
+        # A package whose import is interrupted may say that it is broken.
+        if not interrupts:
+            raise
+        print(_INTERRUPTION, file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":

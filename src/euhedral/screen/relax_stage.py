@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from euhedral.crystal.symmetry import space_group
+from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import ConfigError, EuhedralError
 from euhedral.evaluate.validity import construction_problems
 from euhedral.screen.ase_potential import check_installed, make_potential, potential_names
@@ -31,6 +33,10 @@ from euhedral.screen.stage import (
 if TYPE_CHECKING:
     from euhedral.crystal.batch import CrystalBatch
     from euhedral.screen.potential import Potential
+
+
+SYMPREC = 0.1
+"""Tolerance in Å at which relaxed crystals are searched for their symmetry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +94,9 @@ class RelaxStage(Stage):
         "relax_steps": Column(meaning="steps of the relaxation"),
         "relax_rmsd": Column(unit="Å", meaning="root mean square displacement of the atoms by the relaxation"),
         "volume_change": Column(meaning="volume after over volume before the relaxation"),
+        "relaxed_space_group": Column(
+            meaning="number of the space group after relaxation (moyopy, symprec 0.1 Å), 0 where none was found"
+        ),
     }
     stops = frozenset({REJECTED, FAILED, TIME_LIMIT, "step limit", "diverged"})
     # Each record is kept as it comes; long chunks leave few places of a call empty at their ends.
@@ -121,6 +130,13 @@ class RelaxStage(Stage):
     def _potential(self) -> Potential:
         """The potential of this process, made once for all calls without workers."""
         return make_potential(potential_of(self.config.calculator))
+
+    @cached_property
+    def _symmetry(self) -> SymmetryWorker:
+        return SymmetryWorker()
+
+    def _space_group(self, crystal: CrystalBatch) -> int:
+        return space_group(crystal, SYMPREC, search=self._symmetry.search)[0].number
 
     def _relaxed(self, crystals: CrystalBatch, workers: int) -> Iterator[RelaxedCrystal]:
         """Relaxed crystals as they end; `relax` tells them by a call, which a thread turns into an iterator."""
@@ -159,6 +175,7 @@ class RelaxStage(Stage):
                 "relax_steps": relaxed.steps,
                 "relax_rmsd": finite(relaxed.rmsd),
                 "volume_change": finite(float(relaxed.crystal.volume / start.volume.double())),
+                "relaxed_space_group": self._space_group(relaxed.crystal) if converged else None,
             },
             reason=relaxed.reason,
             crystal=relaxed.crystal if converged else None,
@@ -191,11 +208,14 @@ def check_available(name: str) -> None:
 def _imported(name: str) -> Any:
     made = _attribute(name)
     try:
-        return made() if callable(made) else made
+        found = made() if callable(made) else made
     except EuhedralError:
         raise
     except Exception as error:
         raise EuhedralError(f"the calculator {name!r} could not be made: {type(error).__name__}: {error}") from error
+    if found is None:
+        raise EuhedralError(f"the calculator {name!r} is to give an ASE calculator or a potential, and gives None")
+    return found
 
 
 def _attribute(name: str) -> Any:
