@@ -84,6 +84,8 @@ def test_files(tmp_path: Path) -> None:
         (["positions"], {"elements": "Li,Mn,O"}),
         (["positions"], {"formula": "LiMnO3"}),
         (["species:O", "lattice"], {"chemical_system": "Ti-*-O"}),
+        (["sites:O"], {"chemical_system": "*-*"}),
+        (["sites:Ti,O"], {"chemical_system": "O-*-*"}),
         (["lattice"], {"charge_neutral": True, "elements": "Na,Cl"}),
     ],
 )
@@ -105,6 +107,12 @@ def test_what_is_kept_is_in_every_crystal(tiny_generator: Generator, keep: list[
     assert verify(resolved, shifted, [0] * 6)["template"].met == (0 if held else 6)
 
 
+def test_positions_that_single_precision_rounds_up_stay_within_the_cell(tiny_generator: Generator) -> None:
+    template = Template(species=(38, 0), frac=((0.0, 0.5, 1 - 1e-12), None))
+    crystals = tiny_generator.generate(n=2, steps=2, template=template).validate()
+    assert torch.equal(crystals.frac.view(2, 2, 3)[:, 0], torch.tensor([[0.0, 0.5, 0.0]] * 2))
+
+
 def test_a_formula_is_shared_out_over_places_at_random(tiny_generator: Generator) -> None:
     request = GenerationRequest(n=40, formula="LiMnO3", template=Template.of(perovskite(), ["lattice", "positions"]))
     resolved = tiny_generator.resolve(request)
@@ -121,6 +129,12 @@ def test_a_formula_is_shared_out_over_places_at_random(tiny_generator: Generator
         (["sites"], {"formula": "BaTiO3"}, "the template asks for Sr"),
         (["sites:O"], {"elements": "Li,Mn"}, "the template asks for O"),
         (["sites:O"], {"chemical_system": "Li-Mn"}, "the template asks for O"),
+        (["sites:Ti,O"], {"chemical_system": "*-Sr"}, "the template asks for O, Ti, and --chemical-system has 1 open"),
+        (
+            ["sites:Ti"],
+            {"chemical_system": "*-O", "exclude_elements": "Ti"},
+            "the template asks for Ti, which is excluded",
+        ),
         (["sites:O"], {"num_atoms": 2}, "does not fit"),
         (["sites", "lattice"], {}, "nothing to generate"),
         (["sites:O"], {"formula": "MnO2", "z": 1}, "does not fit"),

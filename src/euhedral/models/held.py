@@ -60,7 +60,7 @@ class Held:
             start: noise that the sampling began with, shaped as `value`, for processes that take it.
             rng: on the CPU.
         """
-        if not len(self.frac[0]):
+        if not self.frac.shape[1]:
             return value, value[:, :0]
         # Widths and means may depend on the number of atoms: the others take part where they began.
         clean = start[..., :3].cpu().clone()
@@ -84,7 +84,7 @@ class Held:
 
     def settled(self, frac: Tensor) -> Tensor:
         """Clean coordinates (b, n, 3) moved to where the held atoms belong, these exactly there."""
-        if not len(self.frac[0]):
+        if not self.frac.shape[1]:
             return frac
         held = self.frac.to(frac)
         away = wrap_centered(held - frac[:, self.sites])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from euhedral.crystal.geometry import wrap
 from euhedral.models.base import CompositionTest, SampleRequest
 from euhedral.models.columns import position_of
 from euhedral.models.conditions import PROPERTIES, Conditions
@@ -120,7 +121,8 @@ def _around(template: Template, fixed: Sequence[int], batch: PlannedBatch) -> to
 
 
 def _held(template: Template, batch: PlannedBatch) -> Held:
-    kept, placed = template.ordered, template.positions.float()
+    # Single precision may round a coordinate up to 1.
+    kept, placed = template.ordered, wrap(template.positions.float())
     cell = None if kept.cell is None else torch.tensor(kept.cell, dtype=torch.float32).expand(batch.size, 3, 3)
     return Held(
         sites=torch.arange(batch.num_atoms) < len(placed), frac=placed.expand(batch.size, *placed.shape), cell=cell

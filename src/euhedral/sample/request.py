@@ -170,9 +170,9 @@ class ResolvedRequest:
     Attributes:
         request: as the user gave it.
         composition: atoms of one formula unit by atomic number, or None.
-        required: elements that must occur (of the chemical system).
+        required: elements that must occur (of the chemical system, and of a template in its open places).
         allowed: elements that may occur.
-        open_elements: places of the chemical system left open.
+        open_elements: places of the chemical system still open.
         num_atoms: atom counts to draw from, with weights.
         neutral_share: share of the crystals to draw from charge-neutral compositions, the others from the rest; None
             draws them as they come.
@@ -209,6 +209,9 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
     if request.chemical_system is not None:
         required, opens = parse_chemical_system(request.chemical_system)
         _refuse_outside(required, allowed, f"chemical system {request.chemical_system}")
+        if request.template is not None:
+            _refuse_outside(request.template.elements, allowed, "the template")
+            required, opens = _taking_in(request.template, required, opens)
         if opens and len(allowed - required) < opens:
             raise RequestError(
                 f"{request.chemical_system} leaves {opens} places open, but --elements and --exclude-elements leave only "
@@ -232,6 +235,18 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
         neutral_share=_neutral_share(request, capabilities, composition),
         columns=capabilities.columns,
     )
+
+
+def _taking_in(template: Template, required: frozenset[int], opens: int) -> tuple[frozenset[int], int]:
+    """A chemical system, elements and open places, with the other elements of a template in open places."""
+    more = template.elements - required
+    if len(more) > opens:
+        symbols = ", ".join(SYMBOLS[z] for z in sorted(more))
+        raise RequestError(
+            f"the template asks for {symbols}, and --chemical-system has {opens} open places for them: keep less of the "
+            "template, or ask for another system"
+        )
+    return required | more, opens - len(more)
 
 
 def _around(
