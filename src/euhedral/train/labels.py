@@ -72,9 +72,11 @@ def columns_of(store: CrystalStore, names: Sequence[str]) -> tuple[Column, ...]:
     """Columns of a store by name: texts are classes, numbers have a mean and a standard deviation.
 
     Raises:
-        DataError: for a name that the store lacks or that is a condition of every model, a column of which nothing is
-            known or in which nothing differs, or more than `MOST_CLASSES` classes.
+        DataError: for a name that the store lacks, that comes twice or that is a condition of every model, a column of
+            which nothing is known or in which nothing differs, or more than `MOST_CLASSES` classes.
     """
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"--column names {', '.join(twice)} more than once; give each column once")
     found: list[Column] = []
     for name in names:
         if name in (SPACE_GROUP, *PROPERTIES):
@@ -82,7 +84,8 @@ def columns_of(store: CrystalStore, names: Sequence[str]) -> tuple[Column, ...]:
         if name in store.numeric_column_names:
             values = store.labels(name)
             values = values[np.isfinite(values)]
-            if len(values) < 2 or values.std() == 0:
+            # The deviation of equal numbers is not 0 but what rounding leaves of it.
+            if len(values) < 2 or values.min() == values.max():
                 raise DataError(f"the column {name} holds {len(values)} numbers, all alike: nothing to learn from")
             found.append(Column(name=name, mean=float(values.mean()), std=float(values.std())))
             continue
