@@ -14,7 +14,7 @@ import torch
 from conftest import STATISTICS
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.data.convert import convert
-from euhedral.errors import ConfigError, DataError, RequestError
+from euhedral.errors import CheckpointError, ConfigError, DataError, RequestError
 from euhedral.models import registry
 from euhedral.models.adapted import Adapted, AdaptedConfig
 from euhedral.models.checkpoint import load_model, save_model
@@ -161,6 +161,16 @@ def test_columns_that_cannot_be_learned(tmp_path: Path, columns: tuple[str, ...]
     data, base = data_of(tmp_path), base_of(tmp_path)
     with pytest.raises(DataError, match=message):
         train(data, tmp_path / "run", base=base, columns=columns)
+
+
+def test_adapters_need_a_model_that_takes_them(tmp_path: Path) -> None:
+    data = data_of(tmp_path)
+    bare = save_model(tmp_path / "bare", contract.tiny_model("joint_process"), {})
+    with pytest.raises(CheckpointError, match="lacks the statistics"):
+        train(data, tmp_path / "run", base=bare, columns=("hardness",))
+    made = save_model(tmp_path / "made", contract.tiny_model("adapted"), {"statistics": STATISTICS})
+    with pytest.raises(ConfigError, match="adapters already"):
+        train(data, tmp_path / "again", base=made, columns=("hardness",))
 
 
 def test_adapters_need_a_trained_model(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from euhedral.errors import CheckpointError, ConfigError, DataError, OutputError
 from euhedral.models import registry
 from euhedral.models.adapted import ADAPTED, AdaptedConfig
+from euhedral.models.columns import Column
 from euhedral.train.config import Recipe, TrainConfig, model_config
 
 if TYPE_CHECKING:
@@ -119,15 +120,10 @@ def prepare(
     if base is None:
         config = registry.plain_config(model_config(recipe, **statistics.config_values()))
     else:
-        from euhedral.models.checkpoint import load_model
-
-        checkpoint = load_model(base)
-        family, config = registry.name_of(checkpoint.model), registry.plain_config(checkpoint.model.config)
+        family, config, known = _begun(base, adapted)
         if adapted:
             # What the model knows stays known: elements and atom counts are those that it was trained on.
-            config = asdict(AdaptedConfig(family=family, model=config, columns=adapted))
-            family, meta = ADAPTED, {**checkpoint.meta["statistics"], "crystals": statistics.crystals}
-            registry.build(family, config)
+            meta = {**known, "crystals": statistics.crystals}
     spec = RunSpec(
         family=family,
         config=config,
@@ -139,6 +135,27 @@ def prepare(
         statistics=meta,
     )
     write_spec(out, spec)
+
+
+def _begun(base: str | Path, columns: tuple[Column, ...]) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+    """Family and configuration of what training makes of a model, with adapters where there are columns, and its statistics.
+
+    Raises:
+        CheckpointError: where there is no such model, or adapters would lack the statistics of its training.
+        ConfigError: where it takes no adapters.
+    """
+    from euhedral.models.checkpoint import load_model
+
+    checkpoint = load_model(base)
+    family, config = registry.name_of(checkpoint.model), registry.plain_config(checkpoint.model.config)
+    known = checkpoint.meta.get("statistics", {})
+    if not columns:
+        return family, config, known
+    if not known:
+        raise CheckpointError(f"'{base}' lacks the statistics of its training, which adapters keep; give another model")
+    config = asdict(AdaptedConfig(family=family, model=config, columns=columns))
+    registry.build(ADAPTED, config)
+    return ADAPTED, config, known
 
 
 def _as_store(source: Path, target: Path, console: Console | None) -> Path:
