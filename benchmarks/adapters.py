@@ -5,7 +5,7 @@
 Crystals of MP-20 val get two columns that can be calculated without error from any crystal: the density in g/cm³, a number, and
 whether it holds oxygen, a halogen or neither, a class. Adapters learn both on the frozen default model (`euhedral finetune
 --column`). Crystals are then drawn for targets of each, and what they have is calculated. Minutes are of the processor, for
-one thread; base weights are compared before and after.
+one thread.
 """
 
 from __future__ import annotations

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import CheckpointError, EuhedralError
+from euhedral.models.checkpoint import save_model
 from euhedral.sample.generate import Chunk, Generator
 from euhedral.sample.plan import PlannedBatch, plan
 from euhedral.sample.request import GenerationRequest
 from euhedral.sample.spread import WORTH_PROCESSES, Processes, draw_batch, processes_for, stream_spread
+from euhedral.testing.models import tiny_model
 
 REQUEST = GenerationRequest(n=14, seed=3, steps=2)
 
@@ -89,6 +94,27 @@ def test_other_weights_are_refused(tiny_checkpoint: Path, tiny_generator: Genera
     with pytest.raises(CheckpointError, match="loaded from a name or a folder"):
         next(stream_spread(homeless, REQUEST, Processes(2), batch=3))
     assert processes_for(homeless, 10_000, None) == 0
+
+
+def test_a_property_model_is_found_from_any_folder(
+    tiny_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta = {
+        **tiny_generator.meta,
+        "statistics": {**tiny_generator.meta["statistics"], "property_known": {"band_gap": 9}},
+    }
+    save_model(tmp_path / "predictor", tiny_model("cdvae"), meta)
+    asked: list[GenerationRequest] = []
+
+    class Noted:
+        def draw(self, work: Any, batches: Sequence[PlannedBatch], on_halved: Any = None) -> Iterator[Chunk]:
+            asked.append(work.keywords["request"])
+            return iter(())
+
+    monkeypatch.chdir(tmp_path)
+    request = replace(REQUEST, steer="predictor", properties={"band_gap": 1.0})
+    assert list(stream_spread(tiny_generator, request, Noted(), batch=3)) == []
+    assert asked == [replace(request, steer=str(tmp_path / "predictor"))]
 
 
 def test_processes_are_used_where_they_gain(tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from euhedral.sample.plan import PlannedBatch, halves, plan, sample_request
 from euhedral.sample.predictor import Predictor, load_predictor
 from euhedral.sample.request import Capabilities, GenerationRequest, ResolvedRequest, resolve
 from euhedral.sample.space_groups import within_space_group
-from euhedral.sample.weights import WEIGHTS_FOLDER, find_weights, pick_device
+from euhedral.sample.weights import find_weights, pick_device, portable_name
 
 if TYPE_CHECKING:
     from euhedral.models.base import GenerativeModel
@@ -99,10 +99,9 @@ class Generator:
         """Load shipped weights by name or a checkpoint folder by path; see `euhedral.load`."""
         from euhedral.models.checkpoint import load_model
 
-        folder = find_weights(name)
-        checkpoint = load_model(folder)
+        checkpoint = load_model(find_weights(name))
         made = cls(checkpoint.model, checkpoint.meta, digest=checkpoint.digest, device=device)
-        made.source = name if folder.parent == WEIGHTS_FOLDER else str(folder.absolute())
+        made.source = portable_name(name)
         return made
 
     def generate(self, request: GenerationRequest | None = None, /, **fields: Any) -> CrystalBatch:

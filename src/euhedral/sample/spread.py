@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from euhedral.errors import CheckpointError, EuhedralError
 from euhedral.sample.generate import Chunk, Generator, out_of_memory
 from euhedral.sample.plan import PlannedBatch, halves, plan
 from euhedral.sample.request import GenerationRequest
+from euhedral.sample.weights import portable_name
 
 BATCHES_PER_PROCESS = 2
 """Batches under way for each process: one that it draws and one that waits."""
@@ -63,6 +65,8 @@ def stream_spread(
         )
     resolved = generator.resolve(request)
     batches = [one for one in plan(resolved, crystals_per_batch=batch) if not skip.issuperset(one.indices)]
+    if request.steer is not None:
+        request = replace(request, steer=portable_name(request.steer))
     work = partial(
         draw_batch, request=request, source=generator.source, digest=generator.digest, device=str(generator.device)
     )

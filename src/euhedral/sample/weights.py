@@ -22,6 +22,12 @@ def find_weights(name: str) -> Path:
     raise CheckpointError(f"no model {name!r}: give one of {', '.join(shipped_weights())} or a checkpoint folder")
 
 
+def portable_name(name: str) -> str:
+    """The same weights by a name that any folder to work in gives: that of shipped ones, or the absolute path."""
+    folder = find_weights(name)
+    return name if folder.parent == WEIGHTS_FOLDER else str(folder.absolute())
+
+
 def shipped_weights() -> list[str]:
     """Names of the weights in this installation."""
     return sorted(path.name for path in WEIGHTS_FOLDER.iterdir() if (path / "config.json").is_file())
