@@ -113,6 +113,24 @@ def test_positions_that_single_precision_rounds_up_stay_within_the_cell(tiny_gen
     assert torch.equal(crystals.frac.view(2, 2, 3)[:, 0], torch.tensor([[0.0, 0.5, 0.0]] * 2))
 
 
+@pytest.mark.parametrize(
+    ("keep", "fields", "counts"),
+    [
+        (["lattice"], {"formula": "LiMnO2"}, {4}),
+        (["lattice"], {"formula": "LiMnO2", "z": 2}, {8}),
+        (["lattice", "sites:O"], {"formula": "SrTiO3"}, {5}),
+        (["species:O"], {"formula": "LiMnO3"}, {5, 10}),
+        (["lattice"], {}, {5}),
+        (["lattice"], {"num_atoms": 7}, {7}),
+    ],
+)
+def test_a_kept_lattice_holds_about_as_many_atoms_as_it_did(
+    tiny_generator: Generator, keep: list[str], fields: dict, counts: set[int]
+) -> None:
+    request = GenerationRequest(template=Template.of(perovskite(), keep), **fields)
+    assert set(tiny_generator.resolve(request).num_atoms) == counts
+
+
 def test_a_formula_is_shared_out_over_places_at_random(tiny_generator: Generator) -> None:
     request = GenerationRequest(n=40, formula="LiMnO3", template=Template.of(perovskite(), ["lattice", "positions"]))
     resolved = tiny_generator.resolve(request)

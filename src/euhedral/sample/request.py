@@ -52,7 +52,7 @@ class GenerationRequest:
             the crystals toward `properties`, beside what the model itself makes of them.
         steer_strength: of that gradient; 0 is off.
         template: parts of a structure that every crystal has (`sample.template`); the atom count is the structure's where
-            neither it nor a formula is given, or the lattice is kept.
+            neither it nor a formula is given, and where the lattice is kept the nearest that a formula has.
         guidance: strength of guidance toward soft conditions; 1 is plain conditioning.
         steps: steps along the path of the model; the default model evaluates its network twice a step.
         seed: the same seed on the same machine gives the same crystals.
@@ -222,9 +222,9 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
     counts = _atom_counts(request, capabilities, composition, len(required) + opens)
     if request.template is not None:
         counts = _around(request.template, counts, composition, required=required, allowed=allowed, opens=opens)
-        free = request.num_atoms is None and request.z is None and request.template.cell is not None
-        if free and (own := len(request.template)) in counts:
-            counts = {own: 1.0}
+        if request.num_atoms is None and request.z is None and request.template.cell is not None:
+            own = len(request.template)
+            counts = {min(counts, key=lambda count: abs(count - own)): 1.0}
     return ResolvedRequest(
         request=request,
         composition=composition,
