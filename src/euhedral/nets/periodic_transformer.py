@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from euhedral.nets.base import Context, NoisyCrystals, Prediction, features_of
 from euhedral.nets.pair_features import PairFeatures, PairFeaturesConfig
+from euhedral.nets.transformer import zero_linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -83,11 +84,11 @@ class PeriodicTransformer(nn.Module):
         self.embed_context = ContextEmbedding(width, config.properties)
         self.blocks = nn.ModuleList(PairBiasedBlock(config) for _ in range(config.blocks))
         self.final_norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.final_modulation = _zero_linear(width, 2 * width)
-        self.to_frac = _zero_linear(width, 3 * config.vectors)
+        self.final_modulation = zero_linear(width, 2 * width)
+        self.to_frac = zero_linear(width, 3 * config.vectors)
         self.to_species = nn.Linear(width, config.codes or SPECIES) if config.species else None
         self.pooled = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU())
-        self.to_lattice = _zero_linear(width, 6)
+        self.to_lattice = zero_linear(width, 6)
         self.to_space_group = nn.Linear(width, SPACE_GROUPS) if config.space_group else None
 
     def forward(self, noisy: NoisyCrystals, context: Context) -> Prediction:
@@ -128,7 +129,7 @@ class PairBiasedBlock(nn.Module):
         self.heads = config.heads
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
         self.norm_feedforward = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = _zero_linear(width, 6 * width)
+        self.modulation = zero_linear(width, 6 * width)
         # q, k, v of the atom, and its part in the pair states as target i and as source j: one product.
         self.project = nn.Linear(width, 3 * width + 2 * pair)
         self.project_pair = nn.Linear(pair, pair, bias=False)
@@ -208,10 +209,3 @@ def _softmax(logits: Tensor) -> Tensor:
     """Softmax over the last axis by elementwise steps: on rows as short as a cell, five times the library's speed."""
     weights = (logits - logits.detach().amax(-1, keepdim=True)).exp()
     return weights / weights.sum(-1, keepdim=True)
-
-
-def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
