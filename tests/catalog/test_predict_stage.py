@@ -15,6 +15,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import CheckpointError, ConfigError
 from euhedral.models.checkpoint import save_model
 from euhedral.models.property_predictor import PropertyPredictor
+from euhedral.sample.predictor import load_predictor
 from euhedral.screen import stages
 from euhedral.testing import models as contract
 from euhedral.testing.crystals import perovskite, random_crystals, rock_salt
@@ -81,4 +82,7 @@ def test_models_that_predict_nothing_are_told_before_any_work(tmp_path: Path) ->
 def test_the_config_for_other_machines_has_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    assert made("run").portable_config().model == str(tmp_path / "run" / "model")
+    portable = made("run").portable_config().model
+    assert portable == str(tmp_path / "run" / "model")
+    labels = [load_predictor(name, "cpu").label for name in ("run", portable)]
+    assert labels[0] == labels[1] and labels[0].startswith("run (")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ class Predictor:
 
     Attributes:
         model: in evaluation mode, on its device.
-        label: name and digest.
+        label: name of the weights or of the folder of the run, and digest.
         known: names of the properties that it has learned.
         elements: atomic numbers of its training.
         most_atoms: of a crystal of its training.
@@ -74,7 +73,8 @@ def load_predictor(name: str, device: str | torch.device) -> Predictor:
         raise ConfigError(
             f"the data that the model {name!r} was trained on had none of {', '.join(PROPERTIES)}; {advice}"
         )
-    label = Path(name).resolve().name if Path(name).is_dir() else name
+    place = folder.resolve()
+    label = place.parent.name if place.name == "model" else place.name
     return Predictor(
         model=checkpoint.model.to(pick_device(str(device))).requires_grad_(False),
         label=f"{label} ({checkpoint.digest[:12]})",
