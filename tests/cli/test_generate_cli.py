@@ -64,6 +64,8 @@ def test_parts_of_a_template_are_kept_in_a_run_that_goes_on(tmp_path: Path, tiny
     result = euhedral(*words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "template: 2 of 2 (by construction)" in result.stdout
+    page = next(tmp_path.glob("*/index.html")).read_text()
+    assert "lattice, 4 positions, 4 species" in page
     assert euhedral(*words, "--resume", cwd=tmp_path).returncode == 0
     other = euhedral(*words[:5], *words[7:], "--resume", cwd=tmp_path)
     assert other.returncode == 2 and "template" in other.stderr

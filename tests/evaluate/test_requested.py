@@ -75,7 +75,7 @@ def test_the_protocol_runs_beside_the_usual_one_where_something_was_asked_for() 
 
 
 def test_a_run_says_what_it_was_asked_for(tmp_path: Path) -> None:
-    request = {"space_group": 225, "properties": {"band_gap": 2.0}}
+    request = {"space_group": 225, "properties": {"band_gap": 2.0, "ordering": "FM"}}
     (tmp_path / "summary.json").write_text(json.dumps({"request": request}))
     asked = requested_of_run(tmp_path)
     assert asked == Requested(space_group=225, targets={"band_gap": Target(value=2.0)})

@@ -280,6 +280,8 @@ def _print_table(console: Console, run: RunFolder, summary: dict[str, Any]) -> N
     for name, share in summary["constraints"].items():
         console.print(f"{name}: {share['met']} of {share['total']} ({share['kind']})")
     for name, value in summary["request"]["properties"].items():
-        shown = value if isinstance(value, str) else f"{value:g}"
-        console.print(f"{name}: {shown} asked for (soft); judged by: euhedral evaluate {run.path} --values TABLE")
+        if isinstance(value, str):
+            console.print(f"{name}: {value} asked for (soft)", markup=False)
+        else:
+            console.print(f"{name}: {value:g} asked for (soft); judged by: euhedral evaluate {run.path} --values TABLE")
     console.print(f"{summary['seconds_total']:.1f} s; open {run.path / 'index.html'} in a browser to turn the cells")

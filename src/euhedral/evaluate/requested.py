@@ -72,6 +72,8 @@ class Requested:
 def requested_of_run(source: Any) -> Requested:
     """What a run folder of `euhedral generate` was asked for; nothing where the source is something else.
 
+    Classes, which have no error, are left out.
+
     Raises:
         DataError: where the folder's summary is damaged.
     """
@@ -79,7 +81,8 @@ def requested_of_run(source: Any) -> Requested:
         return Requested()
     try:
         request = json.loads(summary.read_text()).get("request", {})
-        targets = {name: Target(value=float(value)) for name, value in (request.get("properties") or {}).items()}
+        numbers = {name: x for name, x in (request.get("properties") or {}).items() if not isinstance(x, str)}
+        targets = {name: Target(value=float(value)) for name, value in numbers.items()}
         return Requested(space_group=request.get("space_group"), targets=targets)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"'{summary}' is not the summary of a run: {error}") from None

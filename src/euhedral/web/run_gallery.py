@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from euhedral.catalog.run_folder import CIFS, SUMMARY, RunFolder
 from euhedral.web.gallery import Card, write_gallery
@@ -33,6 +35,8 @@ def write_run_gallery(run: RunFolder) -> Path:
     summary = json.loads((run.path / SUMMARY).read_text())
     request = {k: v for k, v in summary["request"].items() if v not in (None, {}, "")}
     shown = "" if len(ordered) <= MOST_CARDS else f", the first {MOST_CARDS:,} of them here"
+    if (kept := request.get("template")) is not None:
+        request["template"] = _kept(kept)
     facts = {name.replace("_", " "): _text(value) for name, value in request.items() if name != "weights"}
     for name, share in summary.get("constraints", {}).items():
         facts[f"{name.replace('_', ' ')} met"] = f"{share['met']} of {share['total']} ({share['kind']})"
@@ -43,6 +47,16 @@ def write_run_gallery(run: RunFolder) -> Path:
         subtitle=f"{len(ordered):,} crystals{shown}; space groups by moyopy at symprec 0.1 Å, before relaxation",
         facts=facts,
     )
+
+
+def _kept(template: Mapping[str, Any]) -> str:
+    """What is kept of a template: lattice, 4 positions, 3 species."""
+    counts = {
+        "positions": sum(place is not None for place in template["frac"]),
+        "species": sum(z > 0 for z in template["species"]),
+    }
+    lattice = [] if template["cell"] is None else ["lattice"]
+    return ", ".join([*lattice, *(f"{count} {name}" for name, count in counts.items() if count)])
 
 
 def _text(value: object) -> str:
