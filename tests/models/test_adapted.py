@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conftest import STATISTICS
+from euhedral.cli.info import gather
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.data.convert import convert
 from euhedral.errors import CheckpointError, ConfigError, DataError, RequestError
@@ -143,6 +144,8 @@ def test_adapters_are_trained_on_a_frozen_model_and_asked_by_name(tmp_path: Path
     for name, (value, message) in wrongs.items():
         with pytest.raises(RequestError, match=message):
             generator.resolve(GenerationRequest(properties={name: value}))
+    shown = gather(str(folder))["model"]
+    assert shown["column_hardness"] == "0.5 ± 0.5" and shown["column_order"] == "AFM, FM"
     config = json.loads((folder / "config.json").read_text())["config"]
     assert config == json.loads(json.dumps(asdict(made.config)))
 

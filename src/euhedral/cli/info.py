@@ -51,6 +51,9 @@ def gather(model: str) -> dict[str, dict[str, Any]]:
             "atoms_in_a_cell_at_most": can.max_atoms,
             "elements": len(can.elements),
             "elements_not_known": " ".join(SYMBOLS[z] for z in unknown),
+            **{
+                f"column_{one.name}": ", ".join(one.classes) or f"{one.mean:.3g} ± {one.std:.3g}" for one in can.columns
+            },
         },
         "training": dict(generator.meta.get("training", {})),
         "measured": dict(generator.meta.get("measured", {})),
