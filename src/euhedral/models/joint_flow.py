@@ -280,7 +280,7 @@ class JointFlow(GenerativeModel):
             time = torch.full((size,), now, device=device)
             if held is not None:
                 # What is held stands in its place from the beginning, on a path of no length; where it is led to its place
-                # from elsewhere, the others decide before it is there (see `benchmarks/inpainting.py`).
+                # from elsewhere, the others decide before it is there.
                 frac = held.placed(frac)
                 lattice = lattice if strain is None else strain
             guess = self._guided(self._noisy(frac, lattice, species, time, _known_share(species)), asked)
