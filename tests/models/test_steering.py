@@ -11,9 +11,22 @@ import torch
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.lattice import cell_from_log_symmetric
 from euhedral.models.base import SampleRequest
+from euhedral.models.joint_process import JointProcess, _State
 from euhedral.models.steering import FARTHEST, Steering
+from euhedral.nets.base import Prediction
+from euhedral.nets.cspnet import MatrixPrediction
+from euhedral.noise.torus import without_mean
+from euhedral.recipes import shipped
 from euhedral.testing import models as contract
 from euhedral.testing.crystals import random_crystals
+from euhedral.train.config import model_config
+
+STATISTICS = {
+    "lattice_mean": (0.0,) * 5 + (1.65,),
+    "lattice_std": (0.1,) * 5 + (0.15,),
+}
+UNLED = ("kldm", "omatg_linear_sde", "omatg_trigonometric_ode")
+"""Recipes whose paths keep velocities or a latent, or scale coordinates."""
 
 
 def volumes(crystals: CrystalBatch) -> torch.Tensor:
@@ -106,6 +119,47 @@ def test_properties_of_a_model_have_the_gradient_of_their_differences() -> None:
             values[given][place] += sign * step
             ends.append(float(value(values[0], values[1])))
         assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(gradient[place]), rel=0.05, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_recipes_that_can_be_led_are_led(name: str) -> None:
+    recipe = shipped.find(name)
+    if recipe.family != "joint_process":
+        return
+    kept = {"width": 16, "conditioned": recipe.model["net"].get("conditioned", True)}
+    net = {
+        **kept,
+        "kind": "cspnet",
+        "layers": 1,
+        "frequencies": 4,
+        "time_width": 8,
+        "lattice": "log_symmetric",
+        "species": True,
+    }
+    torch.manual_seed(0)
+    model = JointProcess(model_config(replace(recipe, model={**recipe.model, "net": net, **STATISTICS})))
+    assert model.can_be_steered == (name not in UNLED)
+    if not model.can_be_steered:
+        return
+    crystals = random_crystals([4] * 6, rng=torch.Generator().manual_seed(1), volume_per_atom=12.0)
+    time, source = torch.full((6,), 0.9), torch.Generator().manual_seed(2)
+    frac = model.frac.corrupt(crystals.frac.view(6, 4, 3), time, rng=source)
+    lattice = model.lattice.path.corrupt(model.lattice.encode(crystals.cell, crystals.num_atoms), time, rng=source)
+    state = _State(frac=frac.noisy, lattice=lattice.noisy, species=None)  # type: ignore[arg-type]
+    said = Prediction(frac=frac.target, lattice=lattice.target, species=frac.target, space_group=frac.target)
+    if model.lattice.matrix:
+        said = MatrixPrediction(**{**vars(said), "lattice": torch.zeros(6, 6)}, cell=lattice.target)
+    gaps = []
+    for strength in (0.0, 1.0):
+        guide = steering(volumes, math.log(14.0), strength=strength)
+        led = model._steered(guide, said, state, crystals.species.view(6, 4), time)
+        torch.testing.assert_close(led.frac, without_mean(frac.target))
+        base, reach = model.lattice.path.aim(lattice.noisy, time)
+        cell = model.lattice.cell(
+            base + reach * (led.cell if model.lattice.matrix else led.lattice), crystals.num_atoms
+        )
+        gaps.append((volumes(replace(crystals, cell=cell))[:, 0] - math.log(14.0)).abs())
+    assert bool((gaps[1] < gaps[0]).all())
 
 
 @pytest.mark.parametrize("family", ["joint_flow", "adapted"])

@@ -196,6 +196,37 @@ def test_torus_targets_have_no_mean_and_size_one_where_they_are_scaled(name: str
             assert 0.6 < float(given.target.square().mean()) < 1.1, time
 
 
+@pytest.mark.parametrize("name", EUCLIDEAN)
+def test_a_true_target_aims_at_the_data(name: str) -> None:
+    path = EUCLIDEAN[name][0]
+    assert path.aims == (path.vectors == 1)
+    clean, time = torch.randn(40, 6, generator=rng(), dtype=torch.float64), torch.linspace(0.05, 0.95, 40).double()
+    given = path.corrupt(clean, time, rng=rng(1))
+    if not path.aims:
+        with pytest.raises(NotImplementedError, match="does not tell"):
+            super(Interpolant, path).aim(given.noisy, time)
+        return
+    base, reach = path.aim(given.noisy, time)
+    torch.testing.assert_close(base + reach * given.target, clean, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*TORUS, "wrapped normal"])
+def test_a_true_target_aims_at_the_crystal(name: str) -> None:
+    path = WrappedNormalPath(WrappedNormalPathConfig()) if name == "wrapped normal" else TORUS[name][0]
+    if not path.aims:
+        assert name == "kinetic"
+        return
+    clean = torch.rand(40, 5, 3, generator=rng(), dtype=torch.float64)
+    time = torch.linspace(0.7, 0.95, 40).double()
+    given = path.corrupt(clean, time, rng=rng(1), start=torch.rand(40, 5, 3, generator=rng(2), dtype=torch.float64))
+    base, reach = path.aim(given.noisy, time)
+    away = wrap_centered(base + reach * given.target - clean)
+    apart = wrap_centered(away - away[:, :1])
+    # A wide wrapped normal has other images in sight, where Tweedie's formula means their mean.
+    near = apart.abs().amax((1, 2)) < 1e-5
+    assert float(near.double().mean()) > (0.5 if name == "wrapped normal" else 0.97)
+
+
 @pytest.mark.parametrize("concentration", [10.0, 1000.0])
 def test_evidence_has_the_moments_of_von_mises_measurements(concentration: float) -> None:
     path = TorusBayesian(TorusBayesianConfig(concentration=concentration, levels=200))

@@ -11,7 +11,10 @@ from conftest import STATISTICS
 from euhedral.errors import CheckpointError, ConfigError, RequestError
 from euhedral.models.checkpoint import save_model
 from euhedral.sample.generate import Generator
+from euhedral.sample.predictor import load_predictor
 from euhedral.sample.request import GenerationRequest
+from euhedral.sample.template import Template
+from euhedral.testing.crystals import perovskite
 from euhedral.testing.models import tiny_model
 
 
@@ -46,6 +49,31 @@ def test_what_cannot_lead_says_so(tiny_generator: Generator, tmp_path: Path) -> 
         tiny_generator.resolve(GenerationRequest(steer=other, properties={"band_gap": 1.0}))
     with pytest.raises(RequestError, match="must be the name or folder"):
         GenerationRequest(steer=3)  # type: ignore[arg-type]
-    deaf = Generator(tiny_model("joint_process"), tiny_generator.meta, device="cpu")
+    deaf = Generator(tiny_model("cdvae"), tiny_generator.meta, device="cpu")
     with pytest.raises(RequestError, match="cannot be led"):
         deaf.resolve(GenerationRequest(steer=steer, properties={"band_gap": 1.0}))
+    late = Generator(tiny_model("joint_process"), tiny_generator.meta, device="cpu")
+    late.resolve(GenerationRequest(steer=steer, properties={"band_gap": 1.0}, formula="NaCl"))
+    with pytest.raises(RequestError, match="chosen on the way"):
+        late.resolve(GenerationRequest(steer=steer, properties={"band_gap": 1.0}))
+    template = Template.of(perovskite(), ["sites:O"])
+    with pytest.raises(RequestError, match="chosen on the way"):
+        tiny_generator.resolve(GenerationRequest(steer=steer, properties={"band_gap": 1.0}, template=template))
+
+
+def test_elements_that_the_property_model_never_saw(tiny_generator: Generator, tmp_path: Path) -> None:
+    few = {**STATISTICS, "elements": [11, 17], "property_known": {"band_gap": 9}}
+    folder = save_model(tmp_path / "few", tiny_model("cdvae", awake=True), {"statistics": few})
+    asked = {"steer": str(folder), "properties": {"band_gap": 1.0}}
+    tiny_generator.resolve(GenerationRequest(formula="NaCl", **asked))
+    with pytest.raises(RequestError, match="no crystal with K in training"):
+        tiny_generator.resolve(GenerationRequest(formula="KCl", **asked))
+
+
+def test_weights_that_change_are_loaded_again(tmp_path: Path) -> None:
+    steer = saved(tmp_path)
+    first = load_predictor(steer, "cpu")
+    assert load_predictor(steer, "cpu") is first
+    model = tiny_model("cdvae", seed=1, awake=True)
+    save_model(steer, model, {"statistics": {**STATISTICS, "property_known": {"band_gap": 9}}})
+    assert load_predictor(steer, "cpu").digest != first.digest

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from euhedral.catalog.records import CrystalRecord, describe
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import OutputError
+from euhedral.sample.request import GenerationRequest
 
 SUMMARY, TABLE, FRAMES, CIFS, LOG = "summary.json", "crystals.parquet", "crystals.extxyz", "cif", "records.jsonl"
 SECONDS_BETWEEN_TABLES = 10.0
@@ -77,8 +79,12 @@ class RunFolder:
             before = json.loads(summary.read_text())["request"]
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{summary} cannot be read ({error}); choose another --out") from None
-        if before != self._request:
-            changed = sorted(k for k in {*before, *self._request} if before.get(k) != self._request.get(k))
+        # A run may be older than a field that this version has: what it did not ask for, it left at its default.
+        plain = {one.name: one.default for one in fields_of(GenerationRequest)}
+        changed = sorted(
+            k for k in {*before, *self._request} if before.get(k, plain.get(k)) != self._request.get(k, plain.get(k))
+        )
+        if changed:
             raise OutputError(f"{self.path} belongs to another request (different: {', '.join(changed)})")
         known = {file.stem for file in (self.path / CIFS).glob("*.cif")}
         kept: dict[int, CrystalRecord] = {}

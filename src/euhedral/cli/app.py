@@ -80,7 +80,7 @@ def main() -> None:
         if ended.code == INTERRUPTED:  # typer makes this of Ctrl-C
             print(_INTERRUPTION, file=sys.stderr)
         raise
-    except Exception:
+    except (ImportError, AttributeError):
         # A package whose import is interrupted may say that it is broken.
         if not interrupts:
             raise

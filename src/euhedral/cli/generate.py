@@ -91,12 +91,15 @@ def generate(
         raise RequestError("--overwrite and --resume exclude each other")
     from euhedral.catalog.run_folder import RunFolder, free_folder
     from euhedral.sample.generate import Generator
+    from euhedral.sample.predictor import load_predictor
 
     console = Console(stderr=as_json)
     generator = Generator.load(model, device=device)
     resolved = generator.resolve(request)
     folder = out or free_folder(Path.cwd(), "crystals")
     asked = {**request.to_json(), "model": model, "weights": generator.digest, "batch": batch}
+    if steer is not None:
+        asked["steer_weights"] = load_predictor(steer, generator.device).digest
     with RunFolder(folder, json.loads(json.dumps(asked)), overwrite=overwrite, resume=resume) as run:
         try:
             with _opened_spread(generator, n - len(run.records), workers, cluster, console) as spread:

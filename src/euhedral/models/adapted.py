@@ -62,7 +62,8 @@ class Adapted(GenerativeModel):
         inputs = [AdapterInput(classes=len(one.classes), mean=one.mean, std=one.std) for one in config.columns]
         self.base.requires_grad_(False)
         self.base.net = AdaptedNet(net, inputs, config.width)
-        self.holds_parts, self.can_be_steered = self.base.holds_parts, self.base.can_be_steered
+        for name in ("holds_parts", "can_be_steered", "species_first"):
+            setattr(self, name, getattr(self.base, name))
 
     def begin_from(self, base: GenerativeModel) -> None:
         """Take the weights of the model that this one is made from."""

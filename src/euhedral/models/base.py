@@ -95,12 +95,14 @@ class GenerativeModel(nn.Module, ABC):
     Attributes:
         config: everything that defines the model.
         holds_parts: whether `sample` keeps what `SampleRequest.held` says.
-        can_be_steered: whether `sample` follows `SampleRequest.steering`.
+        can_be_steered: whether `sample` follows `SampleRequest.steering`, from when all species are known.
+        species_first: whether species are chosen before the structure, where no sites are held.
     """
 
     config: Any
     holds_parts: bool = False
     can_be_steered: bool = False
+    species_first: bool = False
 
     @abstractmethod
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:

@@ -145,6 +145,7 @@ class JointFlow(GenerativeModel):
     def __init__(self, config: JointFlowConfig) -> None:
         super().__init__()
         self.config = config
+        self.species_first = config.sampling.species_lead == 0
         self.net = PeriodicTransformer(config.net)
         self.noise = JointNoise(frac=TorusFlow(), cell=GaussianFlow(), species=MaskedSpecies())
         for name in ("lattice_mean", "lattice_std", "property_mean", "property_std"):

@@ -31,6 +31,7 @@ from euhedral.models.species_fields import (
     SpeciesState,
     species_field,
 )
+from euhedral.models.steering import Steering
 from euhedral.nets.backbones import BackboneConfig, backbone
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.nets.cspnet import CSPNetConfig, MatrixPrediction
@@ -41,7 +42,9 @@ from euhedral.noise.edm import TorusEDM, TorusEDMConfig
 from euhedral.noise.flow_paths import TorusFlowPath, TorusFlowPathConfig
 from euhedral.noise.interpolant import TorusInterpolant, TorusInterpolantConfig
 from euhedral.noise.kinetic import KineticConfig, KineticPath
+from euhedral.noise.masked import MASKED
 from euhedral.noise.path import Derived, Path
+from euhedral.noise.torus import without_mean
 
 FracPathConfig = Annotated[
     WrappedNormalPathConfig
@@ -129,12 +132,14 @@ class _Task:
     Attributes:
         asked: contexts of the network.
         held: parts that stay as they are.
+        steering: a property model that leads the samples.
         start: the noise that the sampling began with, held atoms in their places.
         rng: on the CPU.
     """
 
     asked: Asked
     held: Held | None
+    steering: Steering | None
     start: _State
     rng: torch.Generator
 
@@ -166,6 +171,7 @@ class JointProcess(GenerativeModel):
             species=self.species.predicts,
             matrix=self.lattice.matrix,
         )
+        self.can_be_steered = self.frac.aims and self.lattice.path.aims
         self.register_buffer("property_mean", torch.tensor(config.property_mean), persistent=False)
         self.register_buffer("property_std", torch.tensor(config.property_std), persistent=False)
         self.property_mean: Tensor
@@ -231,6 +237,7 @@ class JointProcess(GenerativeModel):
         task = _Task(
             asked=Asked.of(request, self.property_mean, self.property_std, conditioned=self.conditioned),
             held=held,
+            steering=request.steering,
             start=start,
             rng=rng,
         )
@@ -302,9 +309,31 @@ class JointProcess(GenerativeModel):
             state = replace(state, frac=frac, lattice=self._held_lattice(state, time, task))
         shown = self.species.show(state.species, time, rng=task.rng)
         guess = task.asked.guess(self.net, self._noisy(state.frac, state.lattice, shown, time))
+        species = state.species.species
+        if task.steering is not None and float(time[0]) < 1 and bool((species != MASKED).all()):
+            guess = self._steered(task.steering, guess, state, species, time)
         if held is not None and target is not None:
             guess = replace(guess, frac=held.centred(guess.frac, target))
         return state, guess
+
+    def _steered(
+        self, steering: Steering, guess: Prediction, state: _State, species: Tensor, time: Tensor
+    ) -> Prediction:
+        """Predictions that mean crystals which a property model likes better; see `Path.aim`."""
+        (size, count), said = species.shape, _lattice_of(guess)
+        num_atoms = torch.full((size,), count, dtype=torch.int64, device=species.device)
+        frac, reach = self.frac.aim(state.frac, time)
+        lattice, lattice_reach = self.lattice.path.aim(state.lattice, time)
+        along, strained = steering.moves(
+            frac + reach * guess.frac,
+            (lattice + lattice_reach * said).flatten(1),
+            species,
+            cell_of=lambda value: self.lattice.cell(value.view_as(said), num_atoms),
+            left=1 - float(time[0]),
+        )
+        moved = said + strained.view_as(said) / lattice_reach
+        guess = replace(guess, frac=without_mean(guess.frac + along / reach))
+        return replace(guess, cell=moved) if isinstance(guess, MatrixPrediction) else replace(guess, lattice=moved)
 
     def _held_lattice(self, state: _State, time: Tensor, task: _Task) -> Tensor:
         if task.held is None or task.held.cell is None:

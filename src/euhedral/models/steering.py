@@ -80,7 +80,9 @@ class Steering:
         cell = cell.detach()
         away = torch.zeros_like(frac) if by_frac is None else by_frac.nan_to_num(0.0, 0.0, 0.0)
         strained = torch.zeros_like(lattice) if by_lattice is None else by_lattice.nan_to_num(0.0, 0.0, 0.0)
-        inverse = torch.linalg.inv(cell)
+        # A cell that is still flat has no inverse: atoms of it stay where they are led.
+        inverse, flat = torch.linalg.inv_ex(cell)
+        inverse = torch.where((flat == 0)[:, None, None], inverse, torch.zeros_like(inverse))
         along = _bounded(away @ inverse.mT, self.reach * left, self.strength)
         return (along @ inverse).detach(), _bounded(strained, self.strain * left, self.strength).detach()
 

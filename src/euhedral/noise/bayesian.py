@@ -21,9 +21,8 @@ from torch import Tensor
 
 from euhedral.crystal.geometry import wrap, wrap_centered
 from euhedral.noise.base import Corrupted, expand_time
-from euhedral.noise.edm import UNIFORM
 from euhedral.noise.path import Path, normal_like
-from euhedral.noise.torus import without_mean
+from euhedral.noise.torus import UNIFORM, without_mean
 
 TURN = 2 * math.pi
 
@@ -52,6 +51,7 @@ class TorusBayesian(Path):
     """
 
     features = 3
+    aims = True
 
     def __init__(self, config: TorusBayesianConfig) -> None:
         self.config = config
@@ -94,6 +94,11 @@ class TorusBayesian(Path):
         """The logarithm of the evidence, from -1 to 1."""
         return (1e-7 + value[..., 3:]).log() / math.log(1e7)
 
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of the belief and the scaled way from it."""
+        mean = value[..., :3]
+        return mean, expand_time(self._reach(t), mean)
+
     def _evidence(self, data: Tensor, t: Tensor, later: Tensor, rng: torch.Generator) -> Tensor:
         """Sum of the measurements between two times, as vectors (..., 2)."""
         mean, parallel, across = (expand_time(now, data) for now in self._table(later) - self._table(t))
@@ -135,6 +140,8 @@ class GaussianBayesian(Path):
     x by the accuracy that the belief has, as the published loss does.
     """
 
+    aims = True
+
     def __init__(self, config: GaussianBayesianConfig) -> None:
         self.config = config
 
@@ -154,6 +161,10 @@ class GaussianBayesian(Path):
         accuracy = 1 / then - 1 / now
         measured = value + now.sqrt() * guess + normal_like(value, rng) / accuracy.sqrt()
         return then * (value / now + accuracy * measured)
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """m + sqrt(1 - g) times the prediction."""
+        return value, expand_time(self.variance(t), value).sqrt()
 
     def variance(self, t: Tensor) -> Tensor:
         """1 - g at time t."""

@@ -13,7 +13,7 @@ from euhedral.crystal.geometry import wrap
 from euhedral.noise.base import Corrupted, expand_time
 from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
 from euhedral.noise.path import Path, normal_like
-from euhedral.noise.torus import without_mean
+from euhedral.noise.torus import UNIFORM, without_mean
 from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig
 
 
@@ -44,6 +44,8 @@ class WrappedNormalPath(Path):
     it leads.
     """
 
+    aims = True
+
     def __init__(self, config: WrappedNormalPathConfig) -> None:
         self.config = config
         self.process = WrappedNormal(config.widths)
@@ -70,6 +72,12 @@ class WrappedNormalPath(Path):
         if not self.config.corrector_ratio:
             return self.process.correct(value, score, now, step=self.config.corrector, rng=rng)
         return wrap(langevin(value, score, self.process.sigma(now), self.config.corrector_ratio, rng=rng))
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x = x_t + s² score (Tweedie's formula), which holds for widths well below the cell; never beyond what is uniform."""
+        now = self._time(t, value)
+        reach = self.process.sigma(now).square() * self.process.scale(now)
+        return value, expand_time(reach.clamp_max(UNIFORM), value)
 
     def _time(self, t: Tensor, like: Tensor) -> Tensor:
         """The time at which the widths of a lone atom are those of this atom count at time t."""
@@ -102,6 +110,8 @@ class VariancePreservingPathConfig:
 class VariancePreservingPath(Path):
     """See `noise.gaussian`."""
 
+    aims = True
+
     def __init__(self, config: VariancePreservingPathConfig) -> None:
         self.config = config
         self.process = VariancePreserving(config.schedule)
@@ -130,6 +140,13 @@ class VariancePreservingPath(Path):
         score = self.process.score_from_noise(self._noise(value, guess, t), t)
         width = (1 - self.process.signal(t)).clamp_min(0).sqrt()
         return langevin(value, score, width, self.config.corrector_ratio, rng=rng)
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction itself, or x = (x_t - sqrt(1 - a) e) / sqrt(a)."""
+        nothing, one = torch.zeros_like(value), torch.ones_like(value)
+        if self.config.target == "clean":
+            return nothing, one
+        return self.process.clean_from_noise(value, nothing, t), self.process.clean_from_noise(nothing, one, t)
 
     def _noise(self, value: Tensor, guess: Tensor, t: Tensor) -> Tensor:
         return guess if self.config.target == "noise" else self.process.noise_from_clean(value, guess, t)

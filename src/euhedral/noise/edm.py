@@ -15,10 +15,7 @@ from torch import Tensor
 from euhedral.crystal.geometry import wrap, wrap_centered
 from euhedral.noise.base import Corrupted, expand_time
 from euhedral.noise.path import Derived, normal_like
-from euhedral.noise.torus import without_mean
-
-UNIFORM = 12**-0.5
-"""Standard deviation of a coordinate that may lie anywhere on the torus."""
+from euhedral.noise.torus import UNIFORM, without_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +43,8 @@ class EDMConfig:
 
 class EDM(Derived):
     """The target F makes c_skip x_t + c_out F the clean value (Eq. 7); values are kept as x_t over c_in."""
+
+    aims = True
 
     def __init__(self, config: EDMConfig) -> None:
         self.config = config
@@ -93,6 +92,11 @@ class EDM(Derived):
         """Along the derivative by the change of the width."""
         return value + expand_time(self.sigma(later) - self.sigma(t), value) * derivative
 
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """c_skip x_t + c_out F."""
+        skip, out = self._scales(expand_time(self.sigma(t), value))
+        return skip * value, out
+
     def _scales(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         data = self.config.sigma_data
         total = sigma.square() + data**2
@@ -139,6 +143,10 @@ class TorusEDM(EDM):
     def move(self, value: Tensor, derivative: Tensor, t: Tensor, later: Tensor) -> Tensor:
         """Along the derivative, wrapped."""
         return wrap(super().move(value, derivative, t, later))
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The scaled way back."""
+        return value, self._reach(expand_time(self.sigma(t), value))
 
     def _reach(self, sigma: Tensor) -> Tensor:
         return sigma.clamp(1e-8, UNIFORM)

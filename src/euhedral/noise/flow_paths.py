@@ -29,6 +29,8 @@ class TorusFlowPathConfig:
 class TorusFlowPath(Derived):
     """See `noise.torus`; the target is the velocity without its mean over the atoms."""
 
+    aims = True
+
     def __init__(self, config: TorusFlowPathConfig) -> None:
         self.config = config
         self.process = TorusFlow()
@@ -49,6 +51,10 @@ class TorusFlowPath(Derived):
         """Along the velocity, wrapped."""
         return self.process.advance(value, derivative, annealed(t, later, self.config.annealing))
 
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_1 = x_t + (1 - t) v."""
+        return value, expand_time(1 - t, value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianFlowPathConfig:
@@ -64,6 +70,8 @@ class GaussianFlowPathConfig:
 
 class GaussianFlowPath(Derived):
     """See `noise.gaussian_flow`; the target is the velocity."""
+
+    aims = True
 
     def __init__(self, config: GaussianFlowPathConfig) -> None:
         self.config = config
@@ -87,6 +95,10 @@ class GaussianFlowPath(Derived):
     def move(self, value: Tensor, derivative: Tensor, t: Tensor, later: Tensor) -> Tensor:
         """Along the velocity."""
         return self.process.advance(value, derivative, annealed(t, later, self.config.annealing))
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_1 = x_t + (1 - t) v."""
+        return value, expand_time(1 - t, value)
 
 
 def annealed(t: Tensor, later: Tensor, annealing: float) -> Tensor:

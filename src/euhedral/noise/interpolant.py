@@ -61,6 +61,7 @@ class Interpolant(Path):
     def __init__(self, config: InterpolantConfig) -> None:
         self.config = config
         self.vectors = 2 if config.latent else 1
+        self.aims = not config.latent
 
     def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
         """Standard normal values."""
@@ -95,6 +96,12 @@ class Interpolant(Path):
         elapsed = expand_time(later - t, value)
         drift = length * velocity - elapsed * noise / width * latent
         return self._settled(value + drift + (2 * noise * elapsed).sqrt() * self._target(normal_like(value, rng)))
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_1 = (v - a' / a x_t) / (b' - a' b / a), without a latent."""
+        (a, b), (da, db) = self.coefficients(expand_time(t, value))
+        reach = a / (db * a - da * b)
+        return -da / a * reach * value, reach
 
     def coefficients(self, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(a, b) and their derivatives at time t, of its shape."""
@@ -152,6 +159,11 @@ class TorusInterpolant(Interpolant):
     The data is the image of each atom that is nearest to its noise, and what the interpolant gives is wrapped. Vectors
     have no mean over the atoms.
     """
+
+    def __init__(self, config: InterpolantConfig) -> None:
+        super().__init__(config)
+        # Other schedules scale coordinates, which have no zero.
+        self.aims = self.aims and config.schedule == "linear"
 
     def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
         """Uniform coordinates."""

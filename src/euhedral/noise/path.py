@@ -22,11 +22,13 @@ class Path(ABC):
         vectors: tensors of the field's shape that the network predicts, side by side on the last axis.
         features: channels of `features_of`, which the network reads.
         corrected: whether `correct` does anything, and takes an evaluation of its own.
+        aims: whether `aim` tells which data a prediction means.
     """
 
     vectors: int = 1
     features: int = 0
     corrected: bool = False
+    aims: bool = False
 
     @abstractmethod
     def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
@@ -43,6 +45,13 @@ class Path(ABC):
     def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
         """A corrector's move at time t; without a generator, nothing random is added."""
         return value
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b such that a prediction g at a value says that the data is a + b g, at t < 1; only where `aims`.
+
+        On the torus up to whole cells and the mean over the atoms.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not tell which data a prediction means")
 
     def clean(self, value: Tensor) -> Tensor:
         """The field that a value at t = 1 stands for."""

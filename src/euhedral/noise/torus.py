@@ -8,6 +8,9 @@ from torch import Tensor
 from euhedral.crystal.geometry import wrap, wrap_centered
 from euhedral.noise.base import Corrupted, expand_time
 
+UNIFORM = 12**-0.5
+"""Standard deviation of a coordinate that may lie anywhere on the torus."""
+
 
 class TorusFlow:
     """Straight lines on the torus from uniform noise to the coordinates: x_t = x_0 + t log(x_0, x_1).

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.crystal.elements import SYMBOLS
 from euhedral.crystal.geometry import smallest_distance
 from euhedral.crystal.idealize import idealized
 from euhedral.data.symmetry_worker import SymmetryWorker
@@ -22,7 +23,7 @@ from euhedral.models.conditions import PROPERTIES, Conditions
 from euhedral.models.steering import Steering
 from euhedral.models.symmetric import SymmetricModel
 from euhedral.sample.plan import PlannedBatch, halves, plan, sample_request
-from euhedral.sample.predictor import Predictor, load_predictor
+from euhedral.sample.predictor import load_predictor
 from euhedral.sample.request import Capabilities, GenerationRequest, ResolvedRequest, resolve
 from euhedral.sample.space_groups import within_space_group
 from euhedral.sample.weights import find_weights, pick_device, portable_name
@@ -83,7 +84,6 @@ class Generator:
         self.meta = meta
         self.digest = digest
         self._symmetry = SymmetryWorker()
-        self._predictor: tuple[str, Predictor] | None = None
         try:
             # A model with adapters can do what the one that it was made from can, and answers to its columns too.
             plain = model.base if isinstance(model, Adapted) else model
@@ -167,15 +167,21 @@ class Generator:
         return CrystalBatch.concat(parts)[position]
 
     def resolve(self, request: GenerationRequest) -> ResolvedRequest:
-        """Check a request; raises RequestError where it cannot be met."""
+        """Check a request.
+
+        Raises:
+            RequestError: where it cannot be met.
+            CheckpointError: where the property model that is to lead the crystals is not there.
+            ConfigError: where that has no property head.
+        """
         if request.template is not None and not self.model.holds_parts:
             raise RequestError(
                 "this model cannot keep parts of a structure: leave --template out, or take one of a family that can, such "
                 "as the default model or a recipe of joint_process (`euhedral recipes`)"
             )
-        if request.steer is not None:
-            self._steering(request)
         resolved = resolve(request, self.capabilities)
+        if request.steer is not None:
+            self._check_steering(resolved)
         asked = request.space_group is not None and request.guidance > 0
         return within_space_group(resolved, self.model) if asked and self.symmetric else resolved
 
@@ -251,32 +257,41 @@ class Generator:
             crystals = self._onto_symmetry(crystals)
         return Chunk(indices=planned.indices, crystals=crystals, redrawn=redrawn)
 
-    def _steering(self, request: GenerationRequest) -> Steering | None:
-        """The property model that a request is to be led by, loaded once; None at strength 0.
-
-        Raises:
-            RequestError: for a model that cannot be led, or that leads toward none of the targets.
-            CheckpointError: where there is no such property model.
-            ConfigError: where it has no property head.
-        """
+    def _check_steering(self, resolved: ResolvedRequest) -> None:
+        """Raise where a property model cannot lead the crystals of a request; see `resolve`."""
+        request = resolved.request
         assert request.steer is not None
         if not self.model.can_be_steered:
             raise RequestError(
                 "this model cannot be led by a property model: leave --steer out, or take the default model"
             )
-        if self._predictor is None or self._predictor[0] != request.steer:
-            self._predictor = (request.steer, load_predictor(request.steer, self.device))
-        predictor = self._predictor[1]
-        targets = torch.tensor([float(request.properties.get(name, math.nan)) for name in PROPERTIES])
+        placed = request.template is not None and len(request.template.positions) > 0
+        if resolved.composition is None and (placed or not self.model.species_first):
+            raise RequestError(
+                "--steer leads structures whose species are known from the start, and here they are chosen on the way: ask for "
+                "a --formula"
+            )
+        predictor = load_predictor(request.steer, self.device)
         if unknown := [name for name in request.properties if name in PROPERTIES and name not in predictor.known]:
             raise RequestError(
                 f"the model {request.steer!r} has learned {', '.join(sorted(predictor.known))}, and not {', '.join(unknown)}; "
                 "leave --steer out or train one that has (euhedral train --recipe cdvae)"
             )
+        if strange := sorted(set(resolved.composition or resolved.required) - predictor.elements):
+            symbols = ", ".join(SYMBOLS[z] for z in strange)
+            raise RequestError(
+                f"the model {request.steer!r} has seen no crystal with {symbols} in training, so that it leads nowhere; leave "
+                "--steer out"
+            )
+
+    def _steering(self, request: GenerationRequest) -> Steering | None:
+        """What leads the crystals of a request that was checked; None at strength 0."""
+        assert request.steer is not None
         if request.steer_strength == 0:
             return None
+        targets = torch.tensor([float(request.properties.get(name, math.nan)) for name in PROPERTIES])
         return Steering(
-            predict=predictor.model.properties_of,
+            predict=load_predictor(request.steer, self.device).model.properties_of,
             targets=targets,
             scale=torch.tensor([self.capabilities.property_scale.get(name, (0.0, 1.0))[1] for name in PROPERTIES]),
             strength=request.steer_strength,

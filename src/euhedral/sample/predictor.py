@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.elements import SYMBOLS
 from euhedral.errors import ConfigError
-from euhedral.models.checkpoint import load_model
+from euhedral.models.checkpoint import WEIGHTS, load_model
 from euhedral.models.conditions import PROPERTIES
 from euhedral.models.property_predictor import PropertyPredictor
 from euhedral.sample.weights import find_weights, pick_device
@@ -23,7 +24,8 @@ class Predictor:
 
     Attributes:
         model: in evaluation mode, on its device.
-        label: name of the weights or of the folder of the run, and digest.
+        label: name of the weights or of the folder of the run, and first digits of the digest.
+        digest: SHA-256 of the weights.
         known: names of the properties that it has learned.
         elements: atomic numbers of its training.
         most_atoms: of a crystal of its training.
@@ -31,6 +33,7 @@ class Predictor:
 
     model: Any
     label: str
+    digest: str
     known: frozenset[str]
     elements: frozenset[int]
     most_atoms: int
@@ -54,15 +57,22 @@ class Predictor:
         return None
 
 
-@lru_cache(maxsize=1)
 def load_predictor(name: str, device: str | torch.device) -> Predictor:
-    """A model by name or folder; the last one is kept, so that it is loaded once.
+    """A model by name or folder; the last one is kept as long as its weights stay the same, so that it is loaded once.
 
     Raises:
         CheckpointError: where there is none, or it is damaged.
         ConfigError: where it has no property head, or training knew of no property.
     """
-    folder = find_weights(name)
+    folder = find_weights(name).resolve()
+    weights = folder / WEIGHTS
+    changed = weights.stat().st_mtime_ns if weights.is_file() else 0
+    return _load(folder, changed, name, str(device))
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, changed: int, name: str, device: str) -> Predictor:
+    """The model in a folder, as of a time; see `load_predictor`."""
     checkpoint = load_model(folder)
     advice = "train one with properties: euhedral train --recipe cdvae --data TRAIN --out RUN"
     if not isinstance(checkpoint.model, PropertyPredictor):
@@ -73,11 +83,11 @@ def load_predictor(name: str, device: str | torch.device) -> Predictor:
         raise ConfigError(
             f"the data that the model {name!r} was trained on had none of {', '.join(PROPERTIES)}; {advice}"
         )
-    place = folder.resolve()
-    label = place.parent.name if place.name == "model" else place.name
+    label = folder.parent.name if folder.name == "model" else folder.name
     return Predictor(
-        model=checkpoint.model.to(pick_device(str(device))).requires_grad_(False),
+        model=checkpoint.model.to(pick_device(device)).requires_grad_(False),
         label=f"{label} ({checkpoint.digest[:12]})",
+        digest=checkpoint.digest,
         known=known,
         elements=frozenset(statistics["elements"]),
         most_atoms=max(int(count) for count in statistics["num_atoms"]),

@@ -263,6 +263,8 @@ def compile_networks(model: GenerativeModel, *, on_cpu: bool) -> None:
     Raises:
         ConfigError: on a CPU without a C++ compiler.
     """
+    if isinstance(model, Adapted):
+        raise ConfigError("adapters are not compiled; train them without --compile")
     compilers = [os.environ.get("CXX"), "g++", "clang++"]
     if on_cpu and not any(name and shutil.which(name) for name in compilers):
         raise ConfigError(
