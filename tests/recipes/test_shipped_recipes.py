@@ -97,7 +97,7 @@ def test_a_file_is_taken_too(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("difcsp", "no recipe 'difcsp', did you mean 'diffcsp'"),
-        ("none/of/these", "give a YAML file or one of cdvae, "),
+        ("none/of/these", "give a YAML file or one of adit, cdvae, "),
         ("missing.yaml", "cannot read the recipe"),
     ],
 )

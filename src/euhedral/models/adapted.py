@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,10 @@ class AdaptedConfig:
     model: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
     width: int = 128
+
+    def __post_init__(self) -> None:
+        # As a checkpoint gives it back, so that both are equal.
+        object.__setattr__(self, "model", json.loads(json.dumps(self.model)))
 
 
 class Adapted(GenerativeModel):
