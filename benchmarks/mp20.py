@@ -23,7 +23,7 @@ def open_store(source: Path) -> CrystalStore:
     kept = Path(tempfile.gettempdir()) / "euhedral-benchmarks" / f"{digest}.arrow"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        report = convert(source, kept, workers=2)
+        report = convert(source, kept, workers=2, overwrite=True)
         if report.kept < report.rows:  # a benchmark of a part of the crystals would be another benchmark
             kept.unlink()
             raise SystemExit(f"{report.rows - report.kept} rows of {source} were not read: see {report.report}")
