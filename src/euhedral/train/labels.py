@@ -44,9 +44,7 @@ class LabelTable:
         self._properties = np.full((len(store), len(PROPERTIES)), np.nan, dtype=np.float32)
         for column, name in enumerate(PROPERTIES):
             if name in known:
-                with np.errstate(over="ignore"):
-                    values = store.labels(name).astype(np.float32)
-                self._properties[:, column] = np.where(np.isfinite(values), values, np.nan)
+                self._properties[:, column] = _numbers(store, name)
 
     @property
     def space_group(self) -> NDArray[np.int16]:
@@ -103,11 +101,17 @@ def _values(store: CrystalStore, column: Column) -> NDArray[np.float32]:
     if column.name not in store.column_names:
         return np.full(len(store), np.nan, dtype=np.float32)
     if not column.classes:
-        with np.errstate(over="ignore"):
-            values = store.labels(column.name).astype(np.float32)
-        return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+        return _numbers(store, column.name)
     place = {text: float(number) for number, text in enumerate(column.classes)}
     return np.array([place.get(text or "", np.nan) for text in store.texts(column.name)], dtype=np.float32)
+
+
+def _numbers(store: CrystalStore, name: str) -> NDArray[np.float32]:
+    """A numeric label, NaN where it is unknown or not finite in float32, (crystals,)."""
+    with np.errstate(over="ignore"):
+        values = store.labels(name).astype(np.float32)
+    values[~np.isfinite(values)] = np.nan
+    return values
 
 
 def chemical_system(crystals: CrystalBatch) -> torch.Tensor:
