@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from euhedral.models.atom_order import order_as_given
 from euhedral.models.base import LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions
 from euhedral.models.guidance import Asked
-from euhedral.models.known_units import KnownUnits, lattice_scales
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
-from euhedral.models.symmetric import SymmetricModel
-from euhedral.models.templates import ANY, Drawn, TemplateBook, wanted_crystals
+from euhedral.models.template_model import TemplateModel
+from euhedral.models.templates import ANY, Drawn, wanted_crystals
 from euhedral.nets.base import NoisyCrystals, Prediction
 from euhedral.nets.cspnet import CSPNet, CSPNetConfig
 from euhedral.nets.periodic_transformer import SPECIES
@@ -103,7 +101,7 @@ class _State:
     species: Tensor
 
 
-class DiffCSPPP(SymmetricModel):
+class DiffCSPPP(TemplateModel):
     """Wrapped-normal diffusion of the free coordinates, DDPM of the lattice in its crystal family, species of orbits masked.
 
     Noise is added to what the template leaves free and brought to all atoms by the Wyckoff positions; the network sees
@@ -116,42 +114,15 @@ class DiffCSPPP(SymmetricModel):
     config: DiffCSPPPConfig
 
     def __init__(self, config: DiffCSPPPConfig) -> None:
-        super().__init__()
         if (config.species == "absorbing") != config.net.species:
             raise ConfigError("net.species must be true where species is 'absorbing', and false where it is 'given'")
         if config.net.space_group or config.net.lattice != "log_symmetric":
             raise ConfigError("net.space_group must be false and net.lattice 'log_symmetric' in this family")
-        self.config = config
+        super().__init__(config)
         self.net = CSPNet(config.net)
-        self.book = TemplateBook(config.templates, config.orbits)
         self.noise = JointNoise(
             frac=WrappedNormal(config.frac), cell=VariancePreserving(config.cell), species=AbsorbingSpecies()
         )
-        self._units = KnownUnits(config.symprec)
-        for name in ("lattice_mean", "lattice_std", "property_mean", "property_std"):
-            self.register_buffer(name, torch.tensor(getattr(config, name)), persistent=False)
-        self.lattice_mean: Tensor
-        self.lattice_std: Tensor
-        self.property_mean: Tensor
-        self.property_std: Tensor
-
-    @classmethod
-    def informed(cls, config: DiffCSPPPConfig, crystals: CrystalBatch) -> Self:
-        """See `SymmetricModel`."""
-        known = KnownUnits(config.symprec)
-        units = known.of(crystals)
-        mean, std = lattice_scales(units)
-        book = TemplateBook.of(units)
-        templates, orbits = book.letters.shape
-        model = cls(replace(config, lattice_mean=mean, lattice_std=std, templates=templates, orbits=orbits))
-        model.book, model._units = book, known
-        return model
-
-    def holds(
-        self, space_group: int, num_atoms: int, *, composition: Mapping[int, int] | None = None, elements: int = 1
-    ) -> bool:
-        """See `SymmetricModel`."""
-        return self.book.holds(space_group, num_atoms, composition, elements)
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""

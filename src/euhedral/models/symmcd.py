@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
 
 import numpy as np
 import torch
@@ -26,14 +24,13 @@ from euhedral.models.conditions import Conditions
 from euhedral.models.diffcsp_pp import FARTHEST, LARGEST, SKEWEST, SMALLEST
 from euhedral.models.fillings import makes_group
 from euhedral.models.guidance import Asked, extrapolate
-from euhedral.models.known_units import KnownUnits, lattice_scales
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
 from euhedral.models.site_filling import Owed, SiteFilling
 from euhedral.models.site_places import place_orbits
 from euhedral.models.sites import Cells, Sites, kind_logits, sites_of, symbols_of
-from euhedral.models.symmetric import SymmetricModel
-from euhedral.models.templates import Drawn, TemplateBook, wanted_crystals
+from euhedral.models.template_model import TemplateModel
+from euhedral.models.templates import Drawn, wanted_crystals
 from euhedral.nets.site_net import NoisySites, SiteNet, SiteNetConfig, SitePrediction
 from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies
 from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
@@ -121,7 +118,7 @@ class _State:
     present: Tensor
 
 
-class SymmCD(SymmetricModel):
+class SymmCD(TemplateModel):
     """Wrapped-normal diffusion of one point of each orbit, DDPM of the lattice in its family, species and sites masked.
 
     The space group and the number of orbits are those of training crystals of the atom count that is asked for. Orbits get
@@ -136,40 +133,13 @@ class SymmCD(SymmetricModel):
     config: SymmCDConfig
 
     def __init__(self, config: SymmCDConfig) -> None:
-        super().__init__()
         if not 0 < config.settled <= 1:
             raise ConfigError(f"settled must be above 0 and at most 1, not {config.settled}")
-        self.config = config
+        super().__init__(config)
         self.net = SiteNet(config.net)
-        self.book = TemplateBook(config.templates, config.orbits)
         self.noise = JointNoise(
             frac=WrappedNormal(config.frac), cell=VariancePreserving(config.cell), species=AbsorbingSpecies()
         )
-        self._units = KnownUnits(config.symprec)
-        for name in ("lattice_mean", "lattice_std", "property_mean", "property_std"):
-            self.register_buffer(name, torch.tensor(getattr(config, name)), persistent=False)
-        self.lattice_mean: Tensor
-        self.lattice_std: Tensor
-        self.property_mean: Tensor
-        self.property_std: Tensor
-
-    @classmethod
-    def informed(cls, config: SymmCDConfig, crystals: CrystalBatch) -> Self:
-        """See `SymmetricModel`."""
-        known = KnownUnits(config.symprec)
-        units = known.of(crystals)
-        mean, std = lattice_scales(units)
-        book = TemplateBook.of(units)
-        templates, orbits = book.letters.shape
-        model = cls(replace(config, lattice_mean=mean, lattice_std=std, templates=templates, orbits=orbits))
-        model.book, model._units = book, known
-        return model
-
-    def holds(
-        self, space_group: int, num_atoms: int, *, composition: Mapping[int, int] | None = None, elements: int = 1
-    ) -> bool:
-        """See `SymmetricModel`."""
-        return self.book.holds(space_group, num_atoms, composition, elements)
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""

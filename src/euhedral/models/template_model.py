@@ -1,0 +1,51 @@
+"""What families of Wyckoff templates share: the book of those of the training crystals, and the scales of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from euhedral.crystal.batch import CrystalBatch
+from euhedral.models.known_units import KnownUnits, lattice_scales
+from euhedral.models.symmetric import SymmetricModel
+from euhedral.models.templates import TemplateBook
+
+
+class TemplateModel(SymmetricModel):
+    """A symmetric model with a book of templates; its config has `templates`, `orbits`, `symprec`, and scales of lattice and
+    properties.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.book = TemplateBook(config.templates, config.orbits)
+        self._units = KnownUnits(config.symprec)
+        for name in ("lattice_mean", "lattice_std", "property_mean", "property_std"):
+            self.register_buffer(name, torch.tensor(getattr(config, name)), persistent=False)
+        self.lattice_mean: Tensor
+        self.lattice_std: Tensor
+        self.property_mean: Tensor
+        self.property_std: Tensor
+
+    @classmethod
+    def informed(cls, config: Any, crystals: CrystalBatch) -> Self:
+        """See `SymmetricModel`."""
+        known = KnownUnits(config.symprec)
+        units = known.of(crystals)
+        mean, std = lattice_scales(units)
+        book = TemplateBook.of(units)
+        templates, orbits = book.letters.shape
+        model = cls(replace(config, lattice_mean=mean, lattice_std=std, templates=templates, orbits=orbits))
+        model.book, model._units = book, known
+        return model
+
+    def holds(
+        self, space_group: int, num_atoms: int, *, composition: Mapping[int, int] | None = None, elements: int = 1
+    ) -> bool:
+        """See `SymmetricModel`."""
+        return self.book.holds(space_group, num_atoms, composition, elements)
