@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.crystal_family import onto_family
 from euhedral.crystal.kept_operations import keeps_operations
@@ -22,7 +22,7 @@ def test_crystals_keep_the_operations_that_made_them() -> None:
         letters = list(wyckoff_positions(group))[-1] * 2
         lattice = torch.tensor([[0.1, -0.2, 0.15, 0.1, -0.1, 2.0]], dtype=torch.float64)
         unit = AsymmetricUnit(
-            template=Template.primitive(group, letters),
+            template=OrbitTemplate.primitive(group, letters),
             species=np.array([8, 26]),
             coordinates=chance.random((2, 3)),
             lattice=onto_family(lattice, torch.tensor([group]))[0].numpy(),

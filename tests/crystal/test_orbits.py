@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template, asymmetric_units, without_symmetry
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate, asymmetric_units, without_symmetry
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.crystal_family import onto_family
 from euhedral.crystal.geometry import supercell, wrap_centered
@@ -26,7 +26,7 @@ def rng() -> torch.Generator:
 
 def random_unit(group: int, letters: str, chance: np.random.Generator) -> AsymmetricUnit:
     """A crystal with a different element on each orbit, in a cell that is far from any other family."""
-    template = Template.primitive(group, letters)
+    template = OrbitTemplate.primitive(group, letters)
     lattice = chance.normal(size=6) * 0.15
     lattice[5] = 2.0
     return AsymmetricUnit(
@@ -83,7 +83,7 @@ def test_what_is_no_crystal_has_a_reason() -> None:
 def test_without_symmetry_is_the_crystal_itself() -> None:
     crystal = shapes.random_crystals([5], rng=torch.Generator().manual_seed(0))
     unit = without_symmetry(crystal)
-    assert unit.template == Template.primitive(1, "aaaaa")
+    assert unit.template == OrbitTemplate.primitive(1, "aaaaa")
     back = expand([unit], dtype=torch.float32)
     order = crystal.species.argsort(stable=True)
     assert torch.equal(back.species, crystal.species[order])
@@ -146,11 +146,11 @@ def test_means_and_masks_of_orbits(units: Sequence[AsymmetricUnit]) -> None:
 
 def test_one_atom_count_at_a_time() -> None:
     with pytest.raises(CrystalError, match="one atom count"):
-        Orbits.of([Template.primitive(1, "a"), Template.primitive(1, "aa")])
+        Orbits.of([OrbitTemplate.primitive(1, "a"), OrbitTemplate.primitive(1, "aa")])
 
 
 def test_letters_in_any_order() -> None:
-    assert Template.primitive(225, "cba").letters == "abc"
+    assert OrbitTemplate.primitive(225, "cba").letters == "abc"
     assert LETTERS.startswith("abc")
 
 

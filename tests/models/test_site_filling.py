@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from euhedral.crystal.asymmetric_unit import Template
+from euhedral.crystal.asymmetric_unit import OrbitTemplate
 from euhedral.crystal.site_symmetry import site_symmetries, site_symmetry_of
 from euhedral.models.site_filling import OPEN, Owed, SiteFilling
 
@@ -17,13 +17,13 @@ def exact(**atoms: int) -> dict[int, Owed]:
 
 
 def filling(group: int, letters: str, elements: list[int], owed: dict[int, Owed]) -> SiteFilling:
-    return SiteFilling(Template.primitive(group, letters), elements, owed)
+    return SiteFilling(OrbitTemplate.primitive(group, letters), elements, owed)
 
 
 def enumerated(group: int, atoms: int, elements: list[int], owed: dict[int, Owed]) -> set[tuple[int, ...]]:
     """All site symmetries of orbits in order that hold what is owed, by trying every one."""
     kinds = site_symmetries(group)
-    sizes = [Template.primitive(group, kind.letters[0]).sizes[0] for kind in kinds]
+    sizes = [OrbitTemplate.primitive(group, kind.letters[0]).sizes[0] for kind in kinds]
     found = set()
     for choice in itertools.product(range(len(kinds)), repeat=len(elements)):
         held = {z: sum(sizes[k] for k, e in zip(choice, elements, strict=True) if e == z) for z in owed}
@@ -48,7 +48,7 @@ def enumerated(group: int, atoms: int, elements: list[int], owed: dict[int, Owed
 def test_what_can_be_chosen_is_what_trying_everything_finds(
     group: int, letters: str, elements: list[int], owed: dict[int, Owed]
 ) -> None:
-    template = Template.primitive(group, letters)
+    template = OrbitTemplate.primitive(group, letters)
     wanted = enumerated(group, template.num_atoms, elements, owed)
     chance, found = np.random.default_rng(0), set()
     for _ in range(60 * len(wanted)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate
 from euhedral.crystal.crystal_family import onto_family
 from euhedral.crystal.geometry import smallest_distance
 from euhedral.crystal.lattice import cell_from_log_symmetric
@@ -19,7 +19,7 @@ from euhedral.models.site_places import learned_points, place_orbits
 def every_position(group: int, chance: np.random.Generator) -> tuple[AsymmetricUnit, np.ndarray]:
     """One orbit on each position of a group, and its conventional cell."""
     positions = wyckoff_positions(group)
-    template = Template.primitive(group, "".join(positions))
+    template = OrbitTemplate.primitive(group, "".join(positions))
     coordinates = np.stack([(one.maps[0] @ chance.random(3) + one.shifts[0]) % 1 for one in positions.values()])
     lattice = onto_family(torch.from_numpy(chance.normal(size=6) * 0.1)[None], torch.tensor([group]))
     lattice[0, 5] = 2.0
@@ -57,7 +57,7 @@ def test_the_learned_point_is_of_the_orbit_and_the_same_whatever_point_is_given(
         off = images @ position.maps[0].T + position.shifts[0] - images
         for other in images[np.abs(off - np.round(off)).max(1) < 1e-6] % 1:
             alone = AsymmetricUnit(
-                template=Template.primitive(group, letter),
+                template=OrbitTemplate.primitive(group, letter),
                 species=np.array([1]),
                 coordinates=other[None],
                 lattice=unit.lattice,
@@ -95,7 +95,7 @@ def test_placed_orbits_are_crystals() -> None:
         225, [site_symmetry_of(225)["a"]] * 2, np.array([[0.1, 0, 0], [0.4, 0.5, 0.6]]), 5.6 * np.eye(3)
     )
     unit = AsymmetricUnit(
-        template=Template.primitive(225, letters),
+        template=OrbitTemplate.primitive(225, letters),
         species=np.array([11, 17]),
         coordinates=places,
         lattice=np.array([0, 0, 0, 0, 0, np.log(5.6**3 / 8) / np.sqrt(3)]),

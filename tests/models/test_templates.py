@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template, asymmetric_units
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate, asymmetric_units
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.models.fillings import can_fill, coloured_filling, makes_group, random_filling
 from euhedral.models.templates import ANY, OPEN, TemplateBook, Wanted
@@ -40,12 +40,12 @@ def test_positions_without_freedom_hold_one_orbit() -> None:
 
 
 def test_one_element_on_two_positions_may_have_a_supergroup() -> None:
-    template = Template.primitive(225, "ab")
+    template = OrbitTemplate.primitive(225, "ab")
     assert makes_group(template, (0, 1))
     # Rock salt of one element is a simple cube.
     assert not makes_group(template, (0, 0))
     # Caesium chloride in twice its primitive cell.
-    assert not makes_group(Template.primitive(225, "abc"), (0, 0, 1))
+    assert not makes_group(OrbitTemplate.primitive(225, "abc"), (0, 0, 1))
 
 
 def test_fillings_of_open_elements_have_the_group() -> None:
@@ -60,7 +60,7 @@ def test_fillings_of_open_elements_have_the_group() -> None:
 def test_a_composition_takes_the_likeliest_template(book: TemplateBook) -> None:
     wanted = Wanted(num_atoms=5, given={20: 1, 22: 1, 8: 3})
     drawn = [book.draw(wanted, np.random.default_rng(seed)) for seed in range(10)]
-    assert {one.template for one in drawn} == {Template.primitive(221, "abc")}
+    assert {one.template for one in drawn} == {OrbitTemplate.primitive(221, "abc")}
     # Calcium goes where strontium is, and titanium where it was.
     assert {tuple(one.species) for one in drawn} == {(20, 22, 8)}
 
@@ -83,6 +83,6 @@ def test_elements_that_may_not_go_on_have_exactly_their_atoms(book: TemplateBook
 
 def test_where_nothing_fits_atoms_are_without_symmetry(book: TemplateBook) -> None:
     one = book.draw(Wanted(num_atoms=3, given={8: 2}, space_group=230), np.random.default_rng(0))
-    assert one.template == Template.primitive(1, "aaa")
+    assert one.template == OrbitTemplate.primitive(1, "aaa")
     assert sorted(one.species) == [OPEN, 8, 8]
     assert set(one.colours) == {ANY}

@@ -26,7 +26,7 @@ _SAME_POINT = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Template:
+class OrbitTemplate:
     """Which Wyckoff positions of a space group are taken, in a cell: a crystal without its elements and free numbers.
 
     Attributes:
@@ -40,7 +40,7 @@ class Template:
     basis: tuple[float, ...]
 
     @classmethod
-    def primitive(cls, space_group: int, letters: str) -> Template:
+    def primitive(cls, space_group: int, letters: str) -> OrbitTemplate:
         """Positions of a group in its primitive cell; letters in any order."""
         ordered = "".join(sorted(letters, key=LETTERS.index))
         basis = primitive_basis(space_group)
@@ -81,7 +81,7 @@ class AsymmetricUnit:
             in the subspace of the crystal family, (6,).
     """
 
-    template: Template
+    template: OrbitTemplate
     species: NDArray[np.int64]
     coordinates: NDArray[np.float64]
     lattice: NDArray[np.float64]
@@ -126,7 +126,7 @@ def without_symmetry(crystal: CrystalBatch) -> AsymmetricUnit:
     """One crystal as it is, each atom an orbit of space group 1."""
     order = crystal.species.argsort(stable=True)
     return AsymmetricUnit(
-        template=Template.primitive(1, "a" * len(order)),
+        template=OrbitTemplate.primitive(1, "a" * len(order)),
         species=crystal.species[order].cpu().numpy(),
         coordinates=crystal.frac[order].double().cpu().numpy(),
         lattice=log_symmetric(crystal.cell.double(), crystal.num_atoms)[0].cpu().numpy(),
@@ -145,7 +145,7 @@ def _unit(found: StandardSetting, cell: ReducedCell) -> AsymmetricUnit:
         letter = found.letters[int(first)]
         rows.append((LETTERS.index(letter), int(species[first]), _first_point(found.number, letter, candidates)))
     rows.sort(key=lambda row: (row[0], row[1], tuple(row[2])))
-    template = Template(
+    template = OrbitTemplate(
         space_group=found.number,
         letters="".join(LETTERS[row[0]] for row in rows),
         basis=_basis(found, len(species)),

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.crystal_family import family_subspace
 from euhedral.crystal.geometry import wrap, wrap_centered
@@ -63,7 +63,7 @@ class Orbits:
     lattice_fixed: Float[Tensor, "b 6"]
 
     @classmethod
-    def of(cls, templates: Sequence[Template], *, dtype: torch.dtype = torch.float32) -> Orbits:
+    def of(cls, templates: Sequence[OrbitTemplate], *, dtype: torch.dtype = torch.float32) -> Orbits:
         """The orbits of templates of one atom count; there is at least one template.
 
         Raises:
@@ -179,7 +179,7 @@ class _Sites(NamedTuple):
 
 
 @lru_cache(maxsize=_CACHED)
-def _sites(template: Template) -> _Sites:
+def _sites(template: OrbitTemplate) -> _Sites:
     positions = wyckoff_positions(template.space_group)
     basis = template.basis_matrix
     to_cell = np.linalg.inv(basis).T

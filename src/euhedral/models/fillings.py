@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate
 from euhedral.crystal.crystal_family import onto_family
 from euhedral.crystal.orbits import expand
 from euhedral.crystal.symmetry import space_group as found_group
@@ -28,7 +28,7 @@ _CACHED = 50_000
 
 def random_filling(
     space_group: int, counts: Sequence[int], chance: np.random.Generator, *, orbits: int = 1
-) -> tuple[Template, list[int]] | None:
+) -> tuple[OrbitTemplate, list[int]] | None:
     """Positions of a group's primitive cell for some elements, drawn by chance.
 
     Args:
@@ -47,13 +47,13 @@ def random_filling(
     if found is None:
         return None
     pairs = sorted((place, k) for k, place in found)
-    template = Template.primitive(space_group, "".join(letters[place] for place, _ in pairs))
+    template = OrbitTemplate.primitive(space_group, "".join(letters[place] for place, _ in pairs))
     return template, [k for _, k in pairs]
 
 
 def coloured_filling(
     space_group: int, counts: Sequence[int], chance: np.random.Generator, *, orbits: int = 1
-) -> tuple[Template, list[int]] | None:
+) -> tuple[OrbitTemplate, list[int]] | None:
     """As `random_filling`, with the whole space group where one is found: no supergroup, whatever the free numbers are.
 
     Where there is one count alone its orbits may be of several elements, up to `MOST_COLOURS`.
@@ -85,7 +85,7 @@ def can_fill(space_group: int, counts: tuple[int, ...], orbits: int = 1) -> bool
 
 
 @lru_cache(maxsize=_CACHED)
-def makes_group(template: Template, colours: tuple[int, ...]) -> bool:
+def makes_group(template: OrbitTemplate, colours: tuple[int, ...]) -> bool:
     """Whether crystals of a template have its space group and no supergroup, for all but special free numbers.
 
     Args:
@@ -113,7 +113,7 @@ def _positions(space_group: int) -> tuple[str, list[int], list[bool]]:
     """Letters, atoms in the primitive cell, and whether only one orbit fits."""
     positions = wyckoff_positions(space_group)
     letters = "".join(positions)
-    sizes = [Template.primitive(space_group, letter).sizes[0] for letter in letters]
+    sizes = [OrbitTemplate.primitive(space_group, letter).sizes[0] for letter in letters]
     return letters, sizes, [not position.free.any() for position in positions.values()]
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from euhedral.crystal.asymmetric_unit import Template
+from euhedral.crystal.asymmetric_unit import OrbitTemplate
 from euhedral.crystal.site_symmetry import site_symmetries
 
 OPEN = 0
@@ -43,7 +43,7 @@ class SiteFilling:
         orbits: how many there are.
     """
 
-    def __init__(self, template: Template, elements: Sequence[int], owed: Mapping[int, Owed]) -> None:
+    def __init__(self, template: OrbitTemplate, elements: Sequence[int], owed: Mapping[int, Owed]) -> None:
         kinds = site_symmetries(template.space_group)
         self.sizes = [round(kind.multiplicity * template.volume) for kind in kinds]
         self._room = [len(kind.letters) if kind.single else _MANY for kind in kinds]

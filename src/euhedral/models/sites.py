@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate
 from euhedral.crystal.site_symmetry import AXES, SYMBOLS, site_symmetries, site_symmetry_of
 from euhedral.crystal.wyckoff import GROUPS, primitive_basis
 from euhedral.models.site_places import learned_points
@@ -39,7 +39,7 @@ class Cells:
     conventional: Float[Tensor, " b"]
 
     @classmethod
-    def of(cls, templates: Sequence[Template], device: torch.device) -> Cells:
+    def of(cls, templates: Sequence[OrbitTemplate], device: torch.device) -> Cells:
         """The cells of templates, whose letters count by their sizes alone."""
         groups = [template.space_group for template in templates]
         whole = np.array([template.num_atoms / template.volume for template in templates]).round()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from euhedral.crystal.asymmetric_unit import Template
+from euhedral.crystal.asymmetric_unit import OrbitTemplate
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.crystal_family import family_subspace, onto_family
 from euhedral.crystal.lattice import cell_from_log_symmetric
@@ -308,7 +308,7 @@ class SymmCD(TemplateModel):
         return replace(guided, frac=mixed.frac, lattice=mixed.lattice, species=mixed.species, symbols=symbols)
 
     def _filled(
-        self, state: _State, templates: list[Template], cells: Cells, given: Tensor
+        self, state: _State, templates: list[OrbitTemplate], cells: Cells, given: Tensor
     ) -> tuple[CrystalBatch, list[bool]]:
         """Whole crystals, points moved to the nearest positions; atoms whose species were given stand in their places."""
         lattice = state.lattice * self.lattice_std + self.lattice_mean

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from euhedral.crystal.asymmetric_unit import AsymmetricUnit, Template
+from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate
 from euhedral.crystal.charges import guess_charges
 from euhedral.crystal.wyckoff import LETTERS, primitive_basis
 from euhedral.models.base import SampleRequest
@@ -83,7 +83,7 @@ class Drawn:
         colours: which orbits are of one element, and of another than the others; `ANY` where that is open.
     """
 
-    template: Template
+    template: OrbitTemplate
     species: list[int]
     colours: list[int]
 
@@ -132,7 +132,7 @@ class TemplateBook(nn.Module):
         if found is None:
             species = [z for z, count in sorted(wanted.given.items()) for _ in range(count)]
             found = Drawn(
-                template=Template.primitive(1, "a" * wanted.num_atoms),
+                template=OrbitTemplate.primitive(1, "a" * wanted.num_atoms),
                 species=species + [OPEN] * (wanted.num_atoms - len(species)),
                 colours=[ANY] * wanted.num_atoms,
             )
@@ -207,12 +207,12 @@ class TemplateBook(nn.Module):
         rows = rows[self.space_group.cpu().numpy()[rows] == space_group]
         return rows[np.abs(self.basis.cpu().numpy()[rows] - primitive_basis(space_group).flatten()).max(1) < 0.1]
 
-    def _template(self, row: int) -> tuple[Template, list[int]]:
+    def _template(self, row: int) -> tuple[OrbitTemplate, list[int]]:
         """A template and the training crystal's element of each orbit."""
         letters = [index for index in self.letters[row].tolist() if index]
         # The file holds float32; translations of a cell are multiples of a half and a third.
         basis = tuple((np.round(6 * self.basis[row].cpu().numpy().astype(np.float64)) / 6).tolist())
-        template = Template(
+        template = OrbitTemplate(
             space_group=int(self.space_group[row]), letters="".join(LETTERS[k - 1] for k in letters), basis=basis
         )
         return template, self.species[row, : len(letters)].tolist()

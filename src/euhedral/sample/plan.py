@@ -87,7 +87,7 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
     if request.template is None:
         species[:, : len(fixed)] = torch.tensor(fixed, dtype=torch.int64)
     else:
-        species = _around(request.template, fixed, batch)
+        species = _species_around(request.template, fixed, batch)
     opens = resolved.open_elements
     allowed, addable = torch.zeros(size, 119, dtype=torch.bool), torch.zeros(size, 119, dtype=torch.bool)
     allowed[:, sorted(resolved.required if opens else resolved.allowed)] = True
@@ -105,7 +105,7 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
     )
 
 
-def _around(template: Template, fixed: Sequence[int], batch: PlannedBatch) -> torch.Tensor:
+def _species_around(template: Template, fixed: Sequence[int], batch: PlannedBatch) -> torch.Tensor:
     """Species of the atoms, (b, n): those of the template first, and the others that are fixed on places drawn at random."""
     kept = template.ordered
     species = torch.zeros(batch.size, batch.num_atoms, dtype=torch.int64)

@@ -221,7 +221,7 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
             allowed = required
     counts = _atom_counts(request, capabilities, composition, len(required) + opens)
     if request.template is not None:
-        counts = _around(request.template, counts, composition, required=required, allowed=allowed, opens=opens)
+        counts = _counts_around(request.template, counts, composition, required=required, allowed=allowed, opens=opens)
         if request.num_atoms is None and request.z is None and request.template.cell is not None:
             own = len(request.template)
             counts = {min(counts, key=lambda count: abs(count - own)): 1.0}
@@ -249,7 +249,7 @@ def _taking_in(template: Template, required: frozenset[int], opens: int) -> tupl
     return required | more, opens - len(more)
 
 
-def _around(
+def _counts_around(
     template: Template,
     counts: Mapping[int, float],
     composition: Mapping[int, int] | None,
