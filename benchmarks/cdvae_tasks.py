@@ -21,8 +21,9 @@ import torch
 import property_regressor
 from euhedral.evaluate.matching import match_pairs, summarize_matches
 from euhedral.evaluate.run import evaluate
+from euhedral.models.base import SampleRequest
 from euhedral.models.cdvae import CDVAE
-from euhedral.models.cdvae_tasks import open_request, optimise, reconstruct
+from euhedral.models.cdvae_tasks import optimise, reconstruct
 from euhedral.sample.generate import Generator, holds_together
 from mp20 import DATA, open_store, subset
 
@@ -62,7 +63,11 @@ def main() -> None:
     moved = optimise(model, begun, PROPERTY, steps=given.descent)
     judge = property_regressor.fit(given.val)
     parts = [
-        model.decode(moved.latent[i : i + 1], open_request(1, int(real.num_atoms[i]), steps=given.steps), rng=rng)
+        model.decode(
+            moved.latent[i : i + 1],
+            SampleRequest.of(torch.zeros(1, int(real.num_atoms[i]), dtype=torch.int64), steps=given.steps),
+            rng=rng,
+        )
         for i in range(len(real))
     ]
     kept = [part for part in parts if bool(holds_together(part).all())]

@@ -22,9 +22,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.evaluate.collapse import active_units, find_collapse
 from euhedral.models.cdvae import CDVAE
 from euhedral.recipes import shipped
-from euhedral.sample.generate import Generator, fast_precision, holds_together
-from euhedral.sample.plan import plan, sample_request
-from euhedral.sample.request import GenerationRequest
+from euhedral.sample.generate import Generator, holds_together
 from euhedral.train.config import Recipe
 from euhedral.train.folder import RUN
 from euhedral.train.run import resume, train
@@ -56,14 +54,7 @@ def trained(recipe: Recipe, run: Path, data: Path, minutes: float) -> Path:
 
 def drawn(generator: Generator, number: int, steps: int) -> CrystalBatch:
     """Crystals as the model draws them; what falls apart is left out."""
-    request = GenerationRequest(n=number, steps=steps, idealize=False, charge_neutral=False)
-    resolved = generator.resolve(request)
-    parts = []
-    for batch in plan(resolved, crystals_per_batch=64):
-        rng = torch.Generator().manual_seed(batch.seed)
-        with fast_precision(generator.device):
-            parts.append(generator.model.sample(sample_request(resolved, batch), rng=rng).to("cpu"))
-    crystals = CrystalBatch.concat(parts)
+    crystals = generator.unselected(n=number, steps=steps, batch=64)
     return crystals[torch.nonzero(holds_together(crystals))[:, 0]]
 
 

@@ -15,28 +15,18 @@ import time
 import torch
 
 from euhedral.models.base import SampleRequest
-from euhedral.models.conditions import Conditions
-from euhedral.sample.generate import Generator, fast_precision
+from euhedral.sample.generate import Generator
 
 
 def measure(model: str, atoms: int, batch: int, steps: int) -> dict[str, float]:
     generator = Generator.load(model)
     elements = torch.tensor(sorted(generator.capabilities.elements))
     species = elements[torch.randint(len(elements), (batch, atoms), generator=torch.Generator().manual_seed(0))]
-    nothing = torch.zeros(batch, 119, dtype=torch.bool)
-    request = SampleRequest(
-        species=species,
-        allowed=nothing,
-        addable=nothing,
-        open_elements=torch.zeros(batch, dtype=torch.int64),
-        conditions=Conditions.unknown(batch),
-        steps=steps,
-    )
+    request = SampleRequest.of(species, steps=steps)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with fast_precision(generator.device):
-        generator.model.sample(request, rng=torch.Generator().manual_seed(0))
-        started = time.perf_counter()
-        generator.model.sample(request, rng=torch.Generator().manual_seed(0))
+    generator.sample(request, rng=torch.Generator().manual_seed(0))
+    started = time.perf_counter()
+    generator.sample(request, rng=torch.Generator().manual_seed(0))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "peak_mib": peak / 1024, "added_mib": (peak - before) / 1024}

@@ -21,9 +21,8 @@ from scipy.optimize import linear_sum_assignment
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.evaluate.matching import match_pairs, summarize_matches
 from euhedral.models.base import SampleRequest
-from euhedral.models.conditions import Conditions
 from euhedral.models.held import Held
-from euhedral.sample.generate import Generator, fast_precision
+from euhedral.sample.generate import Generator
 from mp20 import DATA, open_store, subset
 
 ROWS = (("nothing", False, 0.0), ("lattice", True, 0.0), ("half of the sites", False, 0.5))
@@ -59,19 +58,9 @@ def drawn(generator: Generator, crystals: CrystalBatch, lattice: bool, share: fl
         batch = crystals[place].to(torch.float32)
         size, count = len(batch), int(batch.num_atoms[0])
         sites = torch.arange(count) < min(count - 1, int(share * count))
-        request = SampleRequest(
-            species=batch.species.view(size, count),
-            allowed=torch.zeros(size, 119, dtype=torch.bool),
-            addable=torch.zeros(size, 119, dtype=torch.bool),
-            open_elements=torch.zeros(size, dtype=torch.int64),
-            conditions=Conditions.unknown(size),
-            steps=steps,
-            held=Held(
-                sites=sites, frac=batch.frac.view(size, count, 3)[:, sites], cell=batch.cell if lattice else None
-            ),
-        )
-        with fast_precision(generator.device):
-            parts.append(generator.model.sample(request, rng=rng).to("cpu"))
+        held = Held(sites=sites, frac=batch.frac.view(size, count, 3)[:, sites], cell=batch.cell if lattice else None)
+        request = SampleRequest.of(batch.species.view(size, count), steps=steps, held=held)
+        parts.append(generator.sample(request, rng=rng))
         places.append(place)
     order = torch.cat(places).argsort()
     return CrystalBatch.concat(parts)[order]

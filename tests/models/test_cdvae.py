@@ -8,7 +8,7 @@ import torch
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import RequestError
 from euhedral.models.cdvae import CDVAE
-from euhedral.models.cdvae_tasks import open_request, optimise, reconstruct
+from euhedral.models.cdvae_tasks import optimise, reconstruct
 from euhedral.models.conditions import Conditions
 from euhedral.testing import models as contract
 from euhedral.testing.crystals import perovskite, random_crystals, rock_salt
@@ -59,7 +59,7 @@ def test_optimisation_moves_what_the_model_predicts(model: CDVAE) -> None:
 
 
 def test_a_latent_vector_decides_the_crystal(model: CDVAE) -> None:
-    request = open_request(2, 4, steps=3)
+    request = contract.free_request(2, 4, steps=3)
     latent = torch.randn(2, model.config.net.latent, generator=rng())
     one, again = (model.decode(latent, request, rng=rng(1)) for _ in range(2))
     other = model.decode(-latent, request, rng=rng(1))

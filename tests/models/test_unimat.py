@@ -108,7 +108,7 @@ def test_the_whole_tensor_goes_from_noise_to_null_values(model: UniMat) -> None:
     exact(model)
     request = contract.free_request(2, 4)
     state = model._empty_table(request, torch.zeros(2, 6), rng())
-    asked = Asked.of(request, model.property_mean, model.property_std)
+    asked = Asked.of(request, model.scale)
     times = torch.linspace(0, 0.999, 80)
     noise = rng(1)
     for now, later in pairwise(times):
@@ -141,7 +141,7 @@ def test_more_atoms_than_places_can_still_be_drawn(model: UniMat) -> None:
 def test_the_order_of_atoms_of_different_elements_does_not_matter(model: UniMat) -> None:
     species, order = torch.tensor([[3, 8, 25, 26]]), torch.tensor([2, 0, 3, 1])
     frac = torch.randn(1, 4, 3, generator=rng())
-    nothing = Conditions.unknown(1).context(model.property_mean, model.property_std)
+    nothing = model.scale.context(Conditions.unknown(1))
     noisy = Noisy(time=torch.tensor([0.4]), lattice=torch.zeros(1, 6), context=nothing, given=species)
     place = torch.zeros(1, 4, dtype=torch.int64)
     one = model.atoms(frac, species, place, noisy)

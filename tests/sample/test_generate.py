@@ -52,6 +52,24 @@ def test_same_seed_same_crystals_other_seed_others(tiny_generator: Generator) ->
     assert first.species.tolist() != other.species.tolist()
 
 
+def test_unselected_crystals_are_those_of_the_model(tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"formula": "NaCl", "n": 6, "steps": 3, "seed": 5}
+    crystals = tiny_generator.unselected(**fields, batch=4)
+    assert [row.species.sort().values.tolist() for row in crystals] == [[11, 17]] * 6
+    # With atoms that overlap everywhere `generate` would draw again; here they are given as they are.
+    drawn: list[int] = []
+    sample = tiny_generator.model.sample
+
+    def overlapping(request, *, rng):  # type: ignore[no-untyped-def]
+        drawn.append(len(request.species))
+        found = sample(request, rng=rng)
+        return replace(found, frac=torch.zeros_like(found.frac))
+
+    monkeypatch.setattr(tiny_generator.model, "sample", overlapping)
+    assert not bool(is_sound(tiny_generator.unselected(**fields, batch=4)).any())
+    assert drawn == [4, 2]
+
+
 def test_skipped_positions_do_not_change_the_others(tiny_generator: Generator) -> None:
     request = GenerationRequest(n=20, steps=3)
     chunks = list(tiny_generator.stream(request, batch=4))

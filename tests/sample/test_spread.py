@@ -88,15 +88,16 @@ def test_what_cannot_be_helped_is_told() -> None:
 
 def test_other_weights_are_refused(tiny_checkpoint: Path, tiny_generator: Generator) -> None:
     planned = plan(tiny_generator.resolve(REQUEST), crystals_per_batch=3)[0]
+    digests = {str(tiny_checkpoint): "0" * 64}
     with pytest.raises(CheckpointError, match="are others here"):
-        draw_batch(planned, request=REQUEST, source=str(tiny_checkpoint), digest="0" * 64, device="cpu")
+        draw_batch(planned, request=REQUEST, source=str(tiny_checkpoint), digests=digests, device="cpu")
     homeless = Generator(tiny_generator.model, tiny_generator.meta, device="cpu")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="loaded from a name or a folder"):
         next(stream_spread(homeless, REQUEST, Processes(2), batch=3))
     assert processes_for(homeless, 10_000, None) == 0
 
 
-def test_a_property_model_is_found_from_any_folder(
+def test_a_property_model_is_found_from_any_folder_and_its_weights_compared(
     tiny_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meta = {
@@ -104,17 +105,21 @@ def test_a_property_model_is_found_from_any_folder(
         "statistics": {**tiny_generator.meta["statistics"], "property_known": {"band_gap": 9}},
     }
     save_model(tmp_path / "predictor", tiny_model("cdvae"), meta)
-    asked: list[GenerationRequest] = []
+    asked: list[tuple[Any, PlannedBatch]] = []
 
     class Noted:
         def draw(self, work: Any, batches: Sequence[PlannedBatch], on_halved: Any = None) -> Iterator[Chunk]:
-            asked.append(work.keywords["request"])
+            asked.append((work, batches[0]))
             return iter(())
 
     monkeypatch.chdir(tmp_path)
     request = replace(REQUEST, steer="predictor", properties={"band_gap": 1.0})
     assert list(stream_spread(tiny_generator, request, Noted(), batch=3)) == []
-    assert asked == [replace(request, steer=str(tmp_path / "predictor"))]
+    work, planned = asked[0]
+    assert work.keywords["request"] == replace(request, steer=str(tmp_path / "predictor"))
+    save_model(tmp_path / "predictor", tiny_model("cdvae", seed=1), meta)
+    with pytest.raises(CheckpointError, match=r"weights of .*predictor' are others here"):
+        work(planned)
 
 
 def test_processes_are_used_where_they_gain(tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

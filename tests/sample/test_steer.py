@@ -59,6 +59,11 @@ def test_what_cannot_lead_says_so(tiny_generator: Generator, tmp_path: Path) -> 
     template = Template.of(perovskite(), ["sites:O"])
     with pytest.raises(RequestError, match="chosen on the way"):
         tiny_generator.resolve(GenerationRequest(steer=steer, properties={"band_gap": 1.0}, template=template))
+    template = Template.of(perovskite(), ["positions"])
+    asked = {"steer": steer, "properties": {"band_gap": 1.0}, "formula": "LiMnO3"}
+    with pytest.raises(RequestError, match="keep sites, not positions alone"):
+        tiny_generator.resolve(GenerationRequest(**asked, template=template))
+    tiny_generator.resolve(GenerationRequest(**asked, template=Template.of(perovskite(), ["lattice", "sites:O"])))
 
 
 def test_elements_that_the_property_model_never_saw(tiny_generator: Generator, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -131,14 +130,26 @@ def test_a_kept_lattice_holds_about_as_many_atoms_as_it_did(
     assert set(tiny_generator.resolve(request).num_atoms) == counts
 
 
-def test_a_formula_is_shared_out_over_places_at_random(tiny_generator: Generator) -> None:
-    request = GenerationRequest(n=40, formula="LiMnO3", template=Template.of(perovskite(), ["lattice", "positions"]))
+def test_the_model_shares_a_formula_out_over_places(tiny_generator: Generator) -> None:
+    keep = ["lattice", "positions", "species:O"]
+    request = GenerationRequest(n=40, steps=2, formula="LiMnO3", template=Template.of(perovskite(), keep))
     resolved = tiny_generator.resolve(request)
     (batch,) = plan(resolved, crystals_per_batch=64)
     asked = sample_request(resolved, batch)
-    assert all(Counter(row) == {3: 1, 25: 1, 8: 3} for row in asked.species.tolist())
-    assert set(asked.species[:, 0].tolist()) == {3, 25, 8}
-    assert torch.equal(asked.species, sample_request(resolved, batch).species)
+    assert asked.species.tolist() == [[0, 0, 8, 8, 8]] * 40 and asked.shares_out
+    assert asked.owed is not None
+    assert asked.owed.nonzero().tolist() == [[row, z] for row in range(40) for z in (3, 25)]
+    assert not asked.rows(torch.tensor([0])).rows(torch.tensor([], dtype=torch.int64)).shares_out
+    crystals = tiny_generator.generate(request)
+    # Both ways round, by a model that has learned little.
+    assert {tuple(row.species[:2].tolist()) for row in crystals} == {(3, 25), (25, 3)}
+
+
+def test_where_no_position_waits_the_atoms_of_a_formula_are_given(tiny_generator: Generator) -> None:
+    template = Template.of(perovskite(), ["lattice", "sites:O"])
+    resolved = tiny_generator.resolve(GenerationRequest(n=2, formula="LiMnO3", template=template))
+    asked = sample_request(resolved, plan(resolved, crystals_per_batch=64)[0])
+    assert asked.species.tolist() == [[8, 8, 8, 3, 25]] * 2 and asked.owed is None and not asked.shares_out
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,7 @@ from euhedral.contest.trivial import RANDOM, TEMPLATE, TrivialPredictor
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import EuhedralError, RequestError
 from euhedral.models.checkpoint import load_model, replace_file
-from euhedral.sample.generate import Generator, fast_precision, holds_together
-from euhedral.sample.plan import plan, sample_request
-from euhedral.sample.request import GenerationRequest
+from euhedral.sample.generate import Generator, holds_together
 from euhedral.train.clock import seconds_by
 
 if TYPE_CHECKING:
@@ -159,20 +157,11 @@ def _predict(generator: Generator, standing: Standing, ground: Ground) -> _Drawn
 
 
 def _generate(generator: Generator, standing: Standing, ground: Ground) -> _Drawn:
-    """Crystals as the model draws them: none is drawn again, moved onto a symmetry, or chosen for its charges."""
     settings, steps = ground.settings, standing.steps
     ground.say(f"{standing.name}: generating {settings.samples} crystals in {steps} steps each")
-    request = GenerationRequest(
-        n=settings.samples, steps=steps, seed=settings.seed, charge_neutral=False, idealize=False
-    )
-    resolved = generator.resolve(request)
     started = seconds_by(settings.clock)
-    parts = []
-    for planned in plan(resolved, crystals_per_batch=settings.batch):
-        rng = torch.Generator().manual_seed(planned.seed)
-        with fast_precision(generator.device):
-            parts.append(generator.model.sample(sample_request(resolved, planned), rng=rng).to("cpu"))
-    return _Drawn(crystals=CrystalBatch.concat(parts), seconds=seconds_by(settings.clock) - started)
+    crystals = generator.unselected(n=settings.samples, steps=steps, seed=settings.seed, batch=settings.batch)
+    return _Drawn(crystals=crystals, seconds=seconds_by(settings.clock) - started)
 
 
 def _judged(standing: Standing, protocol: str, crystals: CrystalBatch, folder: Path, ground: Ground) -> Standing:

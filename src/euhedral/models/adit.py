@@ -25,7 +25,7 @@ from euhedral.models.adit_net import (
     waves,
 )
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
-from euhedral.models.conditions import Conditions
+from euhedral.models.conditions import Conditions, PropertyScale
 from euhedral.models.given_species import draw_given
 from euhedral.models.guidance import Asked
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
@@ -127,10 +127,7 @@ class ADiT(GenerativeModel):
         self.flow = GaussianFlow()
         lengths = torch.tensor([config.length_mean, config.length_std])
         self.lattice = ParameterMap(lengths[0], lengths[1], "tangent")
-        self.register_buffer("property_mean", torch.tensor(config.property_mean), persistent=False)
-        self.register_buffer("property_std", torch.tensor(config.property_std), persistent=False)
-        self.property_mean: Tensor
-        self.property_std: Tensor
+        self.scale = PropertyScale(config.property_mean, config.property_std)
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""
@@ -141,7 +138,7 @@ class ADiT(GenerativeModel):
         with torch.no_grad():
             latent = self.encoder(crystals.frac, crystals.lattice, crystals.species).draw(rng=rng)
         shown = conditions.drop(config.condition_keep, rng=rng)
-        context = shown.context(self.property_mean, self.property_std)
+        context = self.scale.context(shown)
         terms["latent"] = self._latent_loss(latent, crystals.species * given, context, rng)
         total = torch.stack([getattr(config.weights, name) * term for name, term in terms.items()]).sum()
         return LossTerms(total=total, terms={name: term.detach() for name, term in terms.items()})
@@ -214,11 +211,11 @@ class ADiT(GenerativeModel):
         return ((guess - latent) / expand_time(left, latent)).square().mean()
 
     def _drawn(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
-        device, (size, count) = self.property_mean.device, request.species.shape
+        device, (size, count) = self.scale.device, request.species.shape
         given = request.species.to(device)
         order = _order(given, given != MASKED)
         species = given.gather(1, order)
-        asked = Asked.of(request, self.property_mean, self.property_std)
+        asked = Asked.of(request, self.scale)
         value = self.flow.prior((size, count, self.config.net.latent), rng=rng).to(device)
         guess = torch.zeros_like(value)
         times = torch.linspace(self.config.first_time, 1, request.steps + 1, device=device)

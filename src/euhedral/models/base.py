@@ -55,6 +55,8 @@ class SampleRequest:
         allowed: elements that the model may choose, by atomic number, (b, 119).
         addable: elements that an open place may take, (b, 119).
         open_elements: how many elements of `addable`, outside `allowed`, each crystal takes in, (b,); see "Li-*-O".
+        owed: atoms of each element that there must be among those whose species is not fixed, (b, 119), or None; with as
+            many owed as there are such atoms, the model shares them out over its sites.
         conditions: what is asked of each crystal.
         guidance: strength of classifier-free guidance toward the conditions; 1 is plain conditioning, 0 ignores them.
         steps: steps along the path, at least one evaluation of the network each.
@@ -68,11 +70,38 @@ class SampleRequest:
     addable: Bool[Tensor, "b 119"]
     open_elements: Int[Tensor, " b"]
     conditions: Conditions
+    owed: Int[Tensor, "b 119"] | None = None
     guidance: float = 1.0
     steps: int = 24
     composition_test: CompositionTest | None = None
     held: Held | None = None
     steering: Steering | None = None
+
+    @classmethod
+    def of(cls, species: Int[Tensor, "b n"], **changes: Any) -> SampleRequest:
+        """A request with nothing asked but the species that are given; 0 may become any element.
+
+        Args:
+            species: atomic numbers, on the CPU.
+            **changes: other fields.
+        """
+        size = len(species)
+        any_element = torch.ones(size, 119, dtype=torch.bool)
+        any_element[:, 0] = False
+        request = cls(
+            species=species,
+            allowed=any_element,
+            addable=any_element,
+            open_elements=torch.zeros(size, dtype=torch.int64),
+            conditions=Conditions.unknown(size),
+        )
+        return replace(request, **changes)
+
+    @property
+    def shares_out(self) -> bool:
+        """Whether all compositions are given, and the species of some sites are not."""
+        chosen = (self.species == 0).sum(1)
+        return self.owed is not None and bool((chosen > 0).any()) and bool((chosen == self.owed.sum(1)).all())
 
     def rows(self, index: Int[Tensor, " k"]) -> SampleRequest:
         """The request for some of its crystals."""
@@ -84,6 +113,7 @@ class SampleRequest:
             addable=self.addable[index],
             open_elements=self.open_elements[index],
             conditions=self.conditions[index],
+            owed=None if self.owed is None else self.owed[index],
             composition_test=None if test is None else replace(test, wanted=test.wanted[index]),
             held=None if self.held is None else self.held.rows(index),
         )

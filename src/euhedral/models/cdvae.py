@@ -18,7 +18,7 @@ from euhedral.crystal.geometry import wrap
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.cdvae_heads import Outline
 from euhedral.models.cdvae_net import CDVAEConfig, CDVAENet, Posterior
-from euhedral.models.conditions import Conditions
+from euhedral.models.conditions import Conditions, PropertyScale
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
@@ -64,10 +64,7 @@ class CDVAE(GenerativeModel):
         self.species_widths = widths(config.species_begin, config.species_end, config.langevin.levels)
         lengths = torch.tensor([config.length_mean, config.length_std])
         self.lattice = ParameterMap(lengths[0], lengths[1], "tangent")
-        self.register_buffer("property_mean", torch.tensor(config.property_mean), persistent=False)
-        self.register_buffer("property_std", torch.tensor(config.property_std), persistent=False)
-        self.property_mean: Tensor
-        self.property_std: Tensor
+        self.scale = PropertyScale(config.property_mean, config.property_std)
 
     def encode(self, batch: CrystalBatch) -> Posterior:
         """Distributions of the latent vectors of crystals of any atom counts, in order."""
@@ -172,7 +169,7 @@ class CDVAE(GenerativeModel):
         One of `candidates` draws is taken with a probability that is proportional to that of the atom count, of the given
         species and of the others being allowed ones: importance resampling from p(z | what is asked). `rng` on the CPU.
         """
-        device, number = self.property_mean.device, self.config.candidates
+        device, number = self.scale.device, self.config.candidates
         size, count = request.species.shape
         many = request.rows(torch.arange(size).repeat_interleave(number))
         many = replace(many, composition_test=None)
@@ -188,7 +185,7 @@ class CDVAE(GenerativeModel):
 
     def predict_properties(self, latent: Tensor) -> Tensor:
         """Properties in the units of `UNITS` that the property head reads from latent vectors, (b, p); differentiable."""
-        return self.net.property(latent).float() * self.property_std + self.property_mean
+        return self.scale.original(self.net.property(latent).float())
 
     def properties_of(self, crystals: CrystalBatch) -> Tensor:
         """See `models.property_predictor`: read off the means of the latent vectors."""
@@ -201,7 +198,7 @@ class CDVAE(GenerativeModel):
         size, numbers = len(request.species), self.config.net.latent
         if self.net.prior is None:
             return torch.randn(size, numbers, generator=rng)
-        full, none, strength = self._embedded(request, request.species.to(self.property_mean.device))
+        full, none, strength = self._embedded(request, request.species.to(self.scale.device))
         return self.net.prior.sample(full, none, strength, numbers=numbers, rng=rng)
 
     def _embedded(self, request: SampleRequest, species: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -234,7 +231,7 @@ class CDVAE(GenerativeModel):
         return torch.lerp(free, back, told.strength), torch.lerp(other, logits, told.strength)
 
     def _context(self, conditions: Conditions) -> Context:
-        return conditions.context(self.property_mean, self.property_std)
+        return self.scale.context(conditions)
 
     def _outline_losses(self, outline: Outline, batch: CrystalBatch, species: Tensor) -> dict[str, Tensor]:
         counts = batch.num_atoms.clamp_max(self.config.counts)

@@ -14,9 +14,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.errors import RequestError
 from euhedral.models.base import SampleRequest
 from euhedral.models.cdvae import CDVAE
-from euhedral.models.conditions import PROPERTIES, Conditions
-
-ELEMENTS = 119
+from euhedral.models.conditions import PROPERTIES
 
 
 def reconstruct(
@@ -39,7 +37,7 @@ def reconstruct(
         index = torch.nonzero(crystals.num_atoms == count)[:, 0]
         some = crystals[index]
         given = some.species.view(len(some), count)
-        request = open_request(len(some), count, steps=steps, species=given if species else None)
+        request = SampleRequest.of(given.cpu() if species else torch.zeros(given.shape, dtype=torch.int64), steps=steps)
         parts.append(model.decode(latent[index], request, rng=rng))
         order.append(index)
     return CrystalBatch.concat(parts)[torch.cat(order).argsort()]
@@ -93,17 +91,3 @@ def optimise(
     moved = moved.detach()
     with torch.no_grad():
         return Optimised(latent=moved, before=before, after=model.predict_properties(moved)[:, place])
-
-
-def open_request(crystals: int, count: int, *, steps: int, species: Tensor | None = None) -> SampleRequest:
-    """A request for crystals of an atom count with nothing asked but species, where given, (crystals, count)."""
-    allowed = torch.ones(crystals, ELEMENTS, dtype=torch.bool)
-    allowed[:, 0] = False
-    return SampleRequest(
-        species=torch.zeros(crystals, count, dtype=torch.int64) if species is None else species.cpu(),
-        allowed=allowed,
-        addable=allowed,
-        open_elements=torch.zeros(crystals, dtype=torch.int64),
-        conditions=Conditions.unknown(crystals),
-        steps=steps,
-    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from euhedral.nets.base import Context
 
@@ -102,3 +103,27 @@ class Conditions:
         if self.extra is None:
             return dropped
         return replace(dropped, extra=self.extra.masked_fill(~kept(crystals, self.extra.shape[1]), float("nan")))
+
+
+class PropertyScale(nn.Module):
+    """Units of the properties that a model is told: mean and standard deviation of each in training, (properties,)."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.mean.device
+
+    def context(self, conditions: Conditions) -> Context:
+        """See `Conditions.context`."""
+        return conditions.context(self.mean, self.std)
+
+    def original(self, values: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+        """Standardised values in the properties' own units."""
+        return values * self.std + self.mean

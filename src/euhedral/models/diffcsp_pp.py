@@ -141,7 +141,7 @@ class DiffCSPPP(TemplateModel):
         noisy = torch.where(orbits.is_orbit, masked.noisy, clean.species)
         state = _State(coordinates=moved.noisy, lattice=strained.noisy, species=noisy)
         shown = conditions.drop(self.config.condition_keep, rng=rng)
-        guess = self.net(self._noisy(state, orbits, time, known), shown.context(self.property_mean, self.property_std))
+        guess = self.net(self._noisy(state, orbits, time, known), self.scale.context(shown))
         target = orbits.pull(without_mean(orbits.displace(moved.target * orbits.free)))
         weights = self.config.weights
         terms = {
@@ -178,7 +178,7 @@ class DiffCSPPP(TemplateModel):
         widest = orbits.free.shape[1]
         colours = torch.tensor([one.colours + [ANY] * (widest - len(one.colours)) for one in drawn], device=device)
         species = [one.species + [_FILLER] * (widest - len(one.species)) for one in drawn]
-        asked = Asked.of(request, self.property_mean, self.property_std, conditioned=self.config.net.conditioned)
+        asked = Asked.of(request, self.scale, conditioned=self.config.net.conditioned)
         palette, noise = Palette.of(request, device), self.noise
         state = _State(
             coordinates=noise.frac.prior(tuple(orbits.free.shape), rng=rng).to(device),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from euhedral.models.base import SampleRequest
-from euhedral.models.conditions import Conditions
+from euhedral.models.conditions import Conditions, PropertyScale
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.nets.cspnet import MatrixPrediction
 
@@ -27,20 +27,19 @@ class Asked:
     strength: float
 
     @classmethod
-    def of(cls, request: SampleRequest, mean: Tensor, std: Tensor, *, conditioned: bool = True) -> Asked:
+    def of(cls, request: SampleRequest, scale: PropertyScale, *, conditioned: bool = True) -> Asked:
         """What a request asks of a model.
 
         Args:
             request: its `conditions` and `guidance` are read.
-            mean: of each property in training.
-            std: its standard deviation.
+            scale: of the model's properties.
             conditioned: whether the model reads conditions at all.
         """
-        conditions, strength = request.conditions.to(mean.device), request.guidance
-        nothing = Conditions.unknown(len(conditions), mean.device)
+        conditions, strength = request.conditions.to(scale.device), request.guidance
+        nothing = Conditions.unknown(len(conditions), scale.device)
         if strength == 0 or not conditions.any_known() or not conditioned:
             conditions, strength = nothing, 1.0
-        return cls(full=conditions.context(mean, std), none=nothing.context(mean, std), strength=strength)
+        return cls(full=scale.context(conditions), none=scale.context(nothing), strength=strength)
 
     def guess(self, net: nn.Module, noisy: NoisyCrystals) -> Prediction:
         """The prediction, extrapolated where the strength is not 1."""

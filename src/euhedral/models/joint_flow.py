@@ -13,7 +13,7 @@ from torch.nn import functional
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.lattice import cell_from_log_symmetric, log_symmetric
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
-from euhedral.models.conditions import Conditions
+from euhedral.models.conditions import Conditions, PropertyScale
 from euhedral.models.held import Held
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
@@ -148,12 +148,11 @@ class JointFlow(GenerativeModel):
         self.species_first = config.sampling.species_lead == 0
         self.net = PeriodicTransformer(config.net)
         self.noise = JointNoise(frac=TorusFlow(), cell=GaussianFlow(), species=MaskedSpecies())
-        for name in ("lattice_mean", "lattice_std", "property_mean", "property_std"):
+        self.scale = PropertyScale(config.property_mean, config.property_std)
+        for name in ("lattice_mean", "lattice_std"):
             self.register_buffer(name, torch.tensor(getattr(config, name)), persistent=False)
         self.lattice_mean: Tensor
         self.lattice_std: Tensor
-        self.property_mean: Tensor
-        self.property_std: Tensor
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""
@@ -203,12 +202,12 @@ class JointFlow(GenerativeModel):
         return redrawn(partial(self._draw_structures, lead), request, rng=rng)
 
     def _draw_structures(self, lead: float, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
-        """Of several candidates for each crystal whose species are given, the one that the model itself takes to be best."""
+        """Of several candidates for each crystal of a given composition, the one that the model itself takes to be best."""
         options, held = self.config.sampling, request.held
         asked, palette = self._asked(request, rng), Palette.of(request, self.lattice_mean.device)
         species = request.species.to(self.lattice_mean.device)
         best = self._path(species, palette, asked, request, rng, lead)
-        if bool((species == MASKED).any()) or options.candidates == 1:
+        if options.candidates == 1 or (bool((species == MASKED).any()) and not request.shares_out):
             return self._crystals(best, held)
         least = self._selection_error(best, rng)
         for _ in range(options.candidates - 1):
@@ -219,7 +218,7 @@ class JointFlow(GenerativeModel):
             best = _Drawn(
                 frac=torch.where(better[:, None, None], other.frac, best.frac),
                 lattice=torch.where(better[:, None], other.lattice, best.lattice),
-                species=species,
+                species=torch.where(better[:, None], other.species, best.species),
             )
         return self._crystals(best, held)
 
@@ -377,7 +376,7 @@ class JointFlow(GenerativeModel):
         return NoisyCrystals(frac=frac, cell=cell, lattice=lattice, species=species, time=time, known=known)
 
     def _context(self, conditions: Conditions) -> Context:
-        return conditions.context(self.property_mean, self.property_std)
+        return self.scale.context(conditions)
 
     def _toward_request(self, noisy: NoisyCrystals, asked: _Asked) -> Prediction:
         """Prediction with what the user asked for, guided by its strength; what the model chose itself is kept."""

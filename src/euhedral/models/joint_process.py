@@ -17,7 +17,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import wrap
 from euhedral.errors import ConfigError
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
-from euhedral.models.conditions import Conditions
+from euhedral.models.conditions import Conditions, PropertyScale
 from euhedral.models.guidance import Asked
 from euhedral.models.held import Held
 from euhedral.models.lattice_field import LatticeField, LatticeFieldConfig
@@ -172,10 +172,7 @@ class JointProcess(GenerativeModel):
             matrix=self.lattice.matrix,
         )
         self.can_be_steered = self.frac.aims and self.lattice.path.aims
-        self.register_buffer("property_mean", torch.tensor(config.property_mean), persistent=False)
-        self.register_buffer("property_std", torch.tensor(config.property_std), persistent=False)
-        self.property_mean: Tensor
-        self.property_std: Tensor
+        self.scale = PropertyScale(config.property_mean, config.property_std)
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """See the class; the crystals must have one atom count. `rng` lives on the batch's device."""
@@ -195,7 +192,7 @@ class JointProcess(GenerativeModel):
         given = torch.rand(size, generator=rng, device=device) < config.prediction_share
         renamed = self.species.corrupt(species, time, given, rng=rng)
         shown = conditions.drop(config.condition_keep, rng=rng)
-        context = shown.context(self.property_mean, self.property_std)
+        context = self.scale.context(shown)
         noisy = self._noisy(moved.noisy, strained.noisy, renamed.shown, time)
         guess = self.net(noisy, context)
         weights = config.weights
@@ -224,7 +221,7 @@ class JointProcess(GenerativeModel):
         return redrawn(self._path, request, rng=rng)
 
     def _path(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
-        device, (size, count) = self.property_mean.device, request.species.shape
+        device, (size, count) = self.scale.device, request.species.shape
         num_atoms = torch.full((size,), count, dtype=torch.int64)
         state = _State(
             frac=self.frac.prior((size, count, 3), rng=rng).to(device),
@@ -235,7 +232,7 @@ class JointProcess(GenerativeModel):
         if (held := request.held) is not None:
             start = replace(state, frac=torch.cat([held.placed(state.frac[..., :3]), state.frac[..., 3:]], -1))
         task = _Task(
-            asked=Asked.of(request, self.property_mean, self.property_std, conditioned=self.conditioned),
+            asked=Asked.of(request, self.scale, conditioned=self.conditioned),
             held=held,
             steering=request.steering,
             start=start,

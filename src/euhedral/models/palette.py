@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from euhedral.models.base import SampleRequest
-from euhedral.noise.masked import MaskedSpecies
+from euhedral.noise.masked import MASKED, MaskedSpecies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,11 +20,13 @@ class Palette:
         allowed: elements that a masked atom may take, (b, 119).
         addable: elements that an open place may take, (b, 119).
         opens: open places that still wait for an element, (b,).
+        owed: atoms of each element that must still come, (b, 119).
     """
 
     allowed: Tensor
     addable: Tensor
     opens: Tensor
+    owed: Tensor
 
     @classmethod
     def of(cls, request: SampleRequest, device: torch.device) -> Palette:
@@ -33,10 +35,15 @@ class Palette:
             allowed=request.allowed.to(device),
             addable=request.addable.to(device),
             opens=request.open_elements.to(device),
+            owed=torch.zeros_like(request.allowed, dtype=torch.int64, device=device)
+            if request.owed is None
+            else request.owed.to(device),
         )
 
     def reveal(self, species: Tensor, logits: Tensor, *, rng: torch.Generator) -> tuple[Tensor, Palette]:
-        """Reveal one masked atom of each crystal; elements still owed to open places come first.
+        """Reveal one masked atom of each crystal.
+
+        Elements for open places come first; where no more atoms are masked than are owed, it is one of those.
 
         Args:
             species: atomic numbers, 0 where masked, (b, n).
@@ -46,11 +53,17 @@ class Palette:
         Returns:
             The species, and the palette of what comes next.
         """
-        owed = (self.opens > 0)[:, None]
-        usable = torch.where(owed, self.addable & ~self.allowed, self.allowed)
+        opening = (self.opens > 0)[:, None]
+        bound = ((species == MASKED).sum(1) <= self.owed.sum(1))[:, None]
+        usable = torch.where(opening, self.addable & ~self.allowed, torch.where(bound, self.owed > 0, self.allowed))
         logits = logits.masked_fill(~usable[:, None], float("-inf"))
         after = MaskedSpecies().reveal(species.cpu(), logits.cpu(), 1, rng=rng).to(species.device)
         new = torch.where(after != species, after, torch.zeros_like(after)).amax(1)
-        took = owed[:, 0] & (new > 0)
-        allowed = self.allowed | (functional.one_hot(new, usable.shape[1]).bool() & took[:, None])
-        return after, replace(self, allowed=allowed, opens=self.opens - took.long())
+        took = opening[:, 0] & (new > 0)
+        hot = functional.one_hot(new, usable.shape[1])
+        return after, replace(
+            self,
+            allowed=self.allowed | (hot.bool() & took[:, None]),
+            opens=self.opens - took.long(),
+            owed=(self.owed - hot).clamp_min(0),
+        )

@@ -142,7 +142,13 @@ class GivenSpecies(SpeciesField):
         return guess.new_zeros(())
 
     def start(self, request: SampleRequest, *, rng: torch.Generator, device: torch.device) -> SpeciesState:
-        """The species of the request. Raises RequestError where it leaves any open."""
+        """The species of the request, shared out by chance where they are owed.
+
+        Raises RequestError where compositions are left open.
+        """
+        if request.shares_out:
+            state = super().start(request, rng=rng, device=device)
+            return _revealed(state, torch.zeros(*request.species.shape, ELEMENTS + 1, device=device), rng)
         if bool((request.species == MASKED).any()):
             raise RequestError("this model predicts structures of given compositions: ask for one with --formula")
         return super().start(request, rng=rng, device=device)

@@ -178,9 +178,7 @@ class SymmCD(TemplateModel):
             kinds=sites.kinds.masked_fill(hidden, UNKNOWN),
             present=torch.ones_like(hidden),
         )
-        guess = self.net(
-            self._noisy(state, sites.cells, time, known), shown.context(self.property_mean, self.property_std)
-        )
+        guess = self.net(self._noisy(state, sites.cells, time, known), self.scale.context(shown))
         free = family_subspace(sites.cells.group)[0]
         wanted = sites.kinds.masked_fill(~hidden, IGNORED)
         return {
@@ -231,7 +229,7 @@ class SymmCD(TemplateModel):
         device, size = self.lattice_mean.device, len(drawn)
         cells, noise = Cells.of([one.template for one in drawn], device), self.noise
         fillings = [_filling(one, request, row) for row, one in enumerate(drawn)]
-        asked = Asked.of(request, self.property_mean, self.property_std)
+        asked = Asked.of(request, self.scale)
         palette = Palette.of(request, device)
         state = self._start(drawn, rng)
         masked_at_start = (state.species == MASKED).sum(1)

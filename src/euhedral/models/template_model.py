@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.models.conditions import PropertyScale
 from euhedral.models.known_units import KnownUnits, lattice_scales
 from euhedral.models.symmetric import SymmetricModel
 from euhedral.models.templates import TemplateBook
@@ -25,12 +26,11 @@ class TemplateModel(SymmetricModel):
         self.config = config
         self.book = TemplateBook(config.templates, config.orbits)
         self._units = KnownUnits(config.symprec)
-        for name in ("lattice_mean", "lattice_std", "property_mean", "property_std"):
+        self.scale = PropertyScale(config.property_mean, config.property_std)
+        for name in ("lattice_mean", "lattice_std"):
             self.register_buffer(name, torch.tensor(getattr(config, name)), persistent=False)
         self.lattice_mean: Tensor
         self.lattice_std: Tensor
-        self.property_mean: Tensor
-        self.property_std: Tensor
 
     @classmethod
     def informed(cls, config: Any, crystals: CrystalBatch) -> Self:

@@ -19,7 +19,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import wrap
 from euhedral.errors import ConfigError
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
-from euhedral.models.conditions import Conditions
+from euhedral.models.conditions import Conditions, PropertyScale
 from euhedral.models.given_species import draw_given
 from euhedral.models.guidance import Asked
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
@@ -87,10 +87,7 @@ class UniMat(GenerativeModel):
         self.noise = VariancePreserving(config.noise)
         lengths = torch.tensor([config.length_mean, config.length_std])
         self.lattice = ParameterMap(lengths[0], lengths[1], "tangent")
-        self.register_buffer("property_mean", torch.tensor(config.property_mean), persistent=False)
-        self.register_buffer("property_std", torch.tensor(config.property_std), persistent=False)
-        self.property_mean: Tensor
-        self.property_std: Tensor
+        self.scale = PropertyScale(config.property_mean, config.property_std)
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """See the class; the crystals must have one atom count. `rng` lives on the batch's device.
@@ -158,8 +155,8 @@ class UniMat(GenerativeModel):
         return (entropy.sum((1, 2)) * is_open).sum() / (count * is_open.sum().clamp_min(1))
 
     def _drawn(self, request: SampleRequest, rng: torch.Generator) -> CrystalBatch:
-        device, (size, count) = self.property_mean.device, request.species.shape
-        asked = Asked.of(request, self.property_mean, self.property_std)
+        device, (size, count) = self.scale.device, request.species.shape
+        asked = Asked.of(request, self.scale)
         given = request.species.to(device)
         lattice = self.noise.prior((size, 6), rng=rng).to(device)
         state: _Table | _Atoms
@@ -271,7 +268,7 @@ class UniMat(GenerativeModel):
         return expand_time(signal.sqrt(), like), expand_time((1 - signal).clamp_min(0).sqrt(), like)
 
     def _context(self, conditions: Conditions) -> Context:
-        return conditions.context(self.property_mean, self.property_std)
+        return self.scale.context(conditions)
 
     def _crystals(self, state: _Atoms) -> CrystalBatch:
         size, count = state.species.shape

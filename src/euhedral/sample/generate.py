@@ -19,7 +19,7 @@ from euhedral.data.symmetry_worker import SymmetryWorker
 from euhedral.errors import CheckpointError, RequestError
 from euhedral.models.adapted import Adapted
 from euhedral.models.base import SampleRequest
-from euhedral.models.conditions import PROPERTIES, Conditions
+from euhedral.models.conditions import PROPERTIES
 from euhedral.models.steering import Steering
 from euhedral.models.symmetric import SymmetricModel
 from euhedral.sample.plan import PlannedBatch, halves, plan, sample_request
@@ -150,21 +150,35 @@ class Generator:
         parts: list[CrystalBatch] = []
         for rows in _equal_runs(order, [len(c) for c in contents], batch):
             species = torch.tensor([contents[i] for i in rows], dtype=torch.int64)
-            size = len(rows)
-            request = SampleRequest(
-                species=species,
-                allowed=torch.zeros(size, 119, dtype=torch.bool),
-                addable=torch.zeros(size, 119, dtype=torch.bool),
-                open_elements=torch.zeros(size, dtype=torch.int64),
-                conditions=Conditions.unknown(size),
-                steps=steps,
-            )
-            with fast_precision(self.device):
-                crystals = self.model.sample(request, rng=rng).to("cpu")
+            crystals = self.sample(SampleRequest.of(species, steps=steps), rng=rng)
             parts.append(self._onto_symmetry(crystals) if idealize and not self.symmetric else crystals)
         position = torch.empty(len(order), dtype=torch.int64)
         position[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
         return CrystalBatch.concat(parts)[position]
+
+    def sample(self, request: SampleRequest, *, rng: torch.Generator) -> CrystalBatch:
+        """What the model draws, on the CPU, in the fastest precision of its device."""
+        with fast_precision(self.device):
+            return self.model.sample(request, rng=rng).to("cpu")
+
+    def unselected(self, *, batch: int = DEFAULT_BATCH, **fields: Any) -> CrystalBatch:
+        """Crystals as the model draws them: none is drawn again, moved onto a symmetry or chosen for its charges.
+
+        What an evaluation of the model wants; some may not hold together (`holds_together`).
+
+        Args:
+            batch: crystals at once.
+            **fields: of `GenerationRequest`, without `idealize` and `charge_neutral`.
+
+        Raises:
+            RequestError: where the request cannot be met.
+        """
+        resolved = self.resolve(GenerationRequest.of({**fields, "idealize": False, "charge_neutral": False}))
+        parts = []
+        for planned in plan(resolved, crystals_per_batch=batch):
+            rng = torch.Generator().manual_seed(planned.seed)
+            parts.append(self.sample(self._asked(resolved, planned), rng=rng))
+        return CrystalBatch.concat(parts)
 
     def resolve(self, request: GenerationRequest) -> ResolvedRequest:
         """Check a request.
@@ -234,20 +248,17 @@ class Generator:
             RequestError: where numbers went out of range or crystals fell apart, as conditions far from all data make them.
         """
         rng = torch.Generator().manual_seed(planned.seed)
-        request, redrawn = sample_request(resolved, planned), 0
-        if resolved.request.steer is not None:
-            request = replace(request, steering=self._steering(resolved.request))
-        with fast_precision(self.device):
-            crystals = self.model.sample(request, rng=rng).to("cpu")
-            for _ in range(REDRAWS):
-                bad = torch.nonzero(~is_sound(crystals))[:, 0]
-                if not len(bad):
-                    break
-                redrawn += len(bad)
-                again = self.model.sample(request.rows(bad), rng=rng).to("cpu")
-                place = torch.arange(len(crystals))
-                place[bad] = len(crystals) + torch.arange(len(bad))
-                crystals = CrystalBatch.concat([crystals, again])[place]
+        request, redrawn = self._asked(resolved, planned), 0
+        crystals = self.sample(request, rng=rng)
+        for _ in range(REDRAWS):
+            bad = torch.nonzero(~is_sound(crystals))[:, 0]
+            if not len(bad):
+                break
+            redrawn += len(bad)
+            again = self.sample(request.rows(bad), rng=rng)
+            place = torch.arange(len(crystals))
+            place[bad] = len(crystals) + torch.arange(len(bad))
+            crystals = CrystalBatch.concat([crystals, again])[place]
         if not bool(holds_together(crystals).all()):
             raise RequestError(
                 "what was asked for is so far from the training data that no crystals come of it: lower --guidance, or choose "
@@ -266,10 +277,12 @@ class Generator:
                 "this model cannot be led by a property model: leave --steer out, or take the default model"
             )
         placed = request.template is not None and len(request.template.positions) > 0
-        if resolved.composition is None and (placed or not self.model.species_first):
+        undecided = request.template is not None and request.template.undecided
+        if undecided or (resolved.composition is None and (placed or not self.model.species_first)):
+            advice = "keep sites, not positions alone" if undecided else "ask for a --formula"
             raise RequestError(
-                "--steer leads structures whose species are known from the start, and here they are chosen on the way: ask for "
-                "a --formula"
+                "--steer leads structures whose species are known from the start, and here they are chosen on the way: "
+                + advice
             )
         predictor = load_predictor(request.steer, self.device)
         if unknown := [name for name in request.properties if name in PROPERTIES and name not in predictor.known]:
@@ -283,6 +296,13 @@ class Generator:
                 f"the model {request.steer!r} has seen no crystal with {symbols} in training, so that it leads nowhere; leave "
                 "--steer out"
             )
+
+    def _asked(self, resolved: ResolvedRequest, planned: PlannedBatch) -> SampleRequest:
+        """What the model is asked for in one batch, with what leads it."""
+        request = sample_request(resolved, planned)
+        return (
+            request if resolved.request.steer is None else replace(request, steering=self._steering(resolved.request))
+        )
 
     def _steering(self, request: GenerationRequest) -> Steering | None:
         """What leads the crystals of a request that was checked; None at strength 0."""

@@ -83,11 +83,11 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
         fixed = [z for z, k in sorted(resolved.composition.items()) for _ in range(k * units)]
     elif resolved.required:
         fixed = sorted(resolved.required)
+    owed: Counter[int] = Counter()
+    if request.template is not None:
+        fixed, owed = _species_around(request.template, fixed)
     species = torch.zeros(size, count, dtype=torch.int64)
-    if request.template is None:
-        species[:, : len(fixed)] = torch.tensor(fixed, dtype=torch.int64)
-    else:
-        species = _species_around(request.template, fixed, batch)
+    species[:, : len(fixed)] = torch.tensor(fixed, dtype=torch.int64)
     opens = resolved.open_elements
     allowed, addable = torch.zeros(size, 119, dtype=torch.bool), torch.zeros(size, 119, dtype=torch.bool)
     allowed[:, sorted(resolved.required if opens else resolved.allowed)] = True
@@ -98,6 +98,7 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
         addable=addable,
         open_elements=torch.full((size,), opens, dtype=torch.int64),
         conditions=_conditions(resolved, size),
+        owed=torch.tensor([owed[z] for z in range(119)]).expand(size, 119) if owed else None,
         guidance=request.guidance,
         steps=request.steps,
         composition_test=_neutrality(resolved, batch),
@@ -105,19 +106,15 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
     )
 
 
-def _species_around(template: Template, fixed: Sequence[int], batch: PlannedBatch) -> torch.Tensor:
-    """Species of the atoms, (b, n): those of the template first, and the others that are fixed on places drawn at random."""
-    kept = template.ordered
-    species = torch.zeros(batch.size, batch.num_atoms, dtype=torch.int64)
-    species[:, : len(kept)] = torch.tensor(kept.species, dtype=torch.int64)
-    # Elements that must occur are owed once, those of a formula as often as it says.
-    owed = sorted((Counter(fixed) - Counter(kept.species)).elements())
-    rng = torch.Generator().manual_seed(_mixed_seed(batch.seed, -1))
-    empty = torch.nonzero(species[0] == 0)[:, 0]
-    for row in range(batch.size):
-        place = empty[torch.randperm(len(empty), generator=rng)[: len(owed)]]
-        species[row, place] = torch.tensor(owed, dtype=torch.int64)
-    return species
+def _species_around(template: Template, fixed: Sequence[int]) -> tuple[list[int], Counter[int]]:
+    """Species of the first atoms, those of the template, 0 where the model chooses, and what it must choose among others.
+
+    Elements that must occur are owed once, those of a formula as often as it says. Where no position waits for a species,
+    the other atoms are exchangeable, and those that are owed come next; else the model shares them out.
+    """
+    kept = list(template.ordered.species)
+    owed = Counter(fixed) - Counter(kept)
+    return (kept, owed) if template.undecided else ([*kept, *sorted(owed.elements())], Counter())
 
 
 def _held(template: Template, batch: PlannedBatch) -> Held:

@@ -8,7 +8,7 @@ and none is left for one process at the end.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -19,6 +19,7 @@ from euhedral.data.workers import Crew
 from euhedral.errors import CheckpointError, EuhedralError
 from euhedral.sample.generate import Chunk, Generator, out_of_memory
 from euhedral.sample.plan import PlannedBatch, halves, plan
+from euhedral.sample.predictor import load_predictor
 from euhedral.sample.request import GenerationRequest
 from euhedral.sample.weights import portable_name
 
@@ -65,24 +66,37 @@ def stream_spread(
         )
     resolved = generator.resolve(request)
     batches = [one for one in plan(resolved, crystals_per_batch=batch) if not skip.issuperset(one.indices)]
+    digests = {generator.source: generator.digest}
     if request.steer is not None:
         request = replace(request, steer=portable_name(request.steer))
-    work = partial(
-        draw_batch, request=request, source=generator.source, digest=generator.digest, device=str(generator.device)
-    )
+        digests[request.steer] = load_predictor(request.steer, generator.device).digest
+    work = partial(draw_batch, request=request, source=generator.source, digests=digests, device=str(generator.device))
     yield from spread.draw(work, batches[::-1], on_halved)
 
 
-def draw_batch(planned: PlannedBatch, *, request: GenerationRequest, source: str, digest: str, device: str) -> Chunk:
+def draw_batch(
+    planned: PlannedBatch, *, request: GenerationRequest, source: str, digests: Mapping[str, str], device: str
+) -> Chunk:
     """One batch, by the generator of this process.
 
+    Args:
+        planned: the batch.
+        request: what it is a part of.
+        source: name or folder of the generator.
+        digests: of the weights at `source` and at `request.steer`, where they were asked for.
+        device: where to draw.
+
     Raises:
-        CheckpointError: where the weights at `source` are missing here, or others.
+        CheckpointError: where weights are missing here, or others.
         MemoryError: where memory is too small, whatever the library calls it.
     """
     generator = _loaded(source, device)
-    if generator.digest != digest:
-        raise CheckpointError(f"the weights of {source!r} are others here ({generator.digest[:12]}, not {digest[:12]})")
+    here = {source: generator.digest}
+    if request.steer is not None:
+        here[request.steer] = load_predictor(request.steer, device).digest
+    for name, digest in here.items():
+        if digest != digests[name]:
+            raise CheckpointError(f"the weights of {name!r} are others here ({digest[:12]}, not {digests[name][:12]})")
     try:
         return generator.draw(generator.resolve(request), planned)
     except RuntimeError as error:

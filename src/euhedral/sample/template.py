@@ -102,6 +102,11 @@ class Template:
         return frozenset(self.species) - {0}
 
     @property
+    def undecided(self) -> bool:
+        """Whether a position is kept whose species the model chooses."""
+        return any(x is not None and not z for x, z in zip(self.frac, self.species, strict=True))
+
+    @property
     def positions(self) -> torch.Tensor:
         """Coordinates that are kept, (k, 3), float64."""
         return torch.tensor([x for x in self.frac if x is not None], dtype=torch.float64).reshape(-1, 3)

@@ -117,15 +117,7 @@ def conditions_of(batch: CrystalBatch, *, space_group: int = 0, seed: int = 0) -
 
 def free_request(crystals: int, atoms: int, *, steps: int = 4, **changes: Any) -> SampleRequest:
     """A request of crystals of one size with nothing asked: any of the 118 elements; `changes` replace fields."""
-    allowed = elements_mask(crystals, list(range(1, 119)))
-    request = SampleRequest(
-        species=torch.zeros(crystals, atoms, dtype=torch.int64),
-        allowed=allowed,
-        addable=allowed,
-        open_elements=torch.zeros(crystals, dtype=torch.int64),
-        conditions=Conditions.unknown(crystals),
-        steps=steps,
-    )
+    request = SampleRequest.of(torch.zeros(crystals, atoms, dtype=torch.int64), steps=steps)
     return replace(request, **changes)
 
 
@@ -301,6 +293,14 @@ def check_held_parts(model: GenerativeModel, *, seed: int = 0, open_species: boo
                 require(
                     torch.equal(found.species.view(3, 5)[fixed], given[fixed]), "sample: changed species of held sites"
                 )
+    owed = torch.zeros(3, 119, dtype=torch.int64)
+    owed[:, [3, 8]] = torch.tensor([1, 4])
+    held = Held(sites=torch.ones(5, dtype=torch.bool), frac=frac, cell=target.cell)
+    shared = model.sample(replace(free_request(3, 5), held=held, owed=owed), rng=_rng(seed)).validate()
+    require(
+        shared.species.view(3, 5).sort(1).values.tolist() == [[3, 8, 8, 8, 8]] * 3,
+        "sample: other species than are owed",
+    )
     free = model.sample(free_request(3, 5, species=species), rng=_rng(seed))
     require(not torch.allclose(free.cell, target.cell, atol=1e-3), "sample: gives a held lattice where none is held")
 
