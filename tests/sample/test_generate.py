@@ -53,7 +53,7 @@ def test_same_seed_same_crystals_other_seed_others(tiny_generator: Generator) ->
 
 
 def test_unselected_crystals_are_those_of_the_model(tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {"formula": "NaCl", "n": 6, "steps": 3, "seed": 5}
+    fields = {"formula": "NaCl", "z": 1, "n": 6, "steps": 3, "seed": 5}
     crystals = tiny_generator.unselected(**fields, batch=4)
     assert [row.species.sort().values.tolist() for row in crystals] == [[11, 17]] * 6
     # With atoms that overlap everywhere `generate` would draw again; here they are given as they are.

@@ -44,6 +44,11 @@ class Held:
     frac: Float[Tensor, "b k 3"]
     cell: Float[Tensor, "b 3 3"] | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether the structure is held, so that at most species are to be chosen."""
+        return self.cell is not None and bool(self.sites.all())
+
     def rows(self, index: Int[Tensor, " m"]) -> Held:
         """The same for some of the crystals."""
         return replace(self, frac=self.frac[index], cell=None if self.cell is None else self.cell[index])

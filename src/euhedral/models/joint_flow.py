@@ -60,6 +60,10 @@ class SamplingDefaults:
         candidates: structures drawn for each crystal whose species are known before the path; the one kept is the one
             that the model itself denoises best (see `JointFlow.denoising_error`). More of them with fewer steps each
             match more often than one with many.
+        decorations: candidates where a composition is shared out over a structure that is held whole. Of 150 crystals of
+            MP-20 val 1, 3 and 8 of them bring 59, 71 and 80 % back.
+        decoration_time: time that the network is told then: one at which positions are hardly noisy. At the times of a
+            path, with 3 candidates, 46 % come back.
         selection_draws: noise draws of that error, one evaluation each.
         selection_time: time of the noise.
     """
@@ -74,6 +78,8 @@ class SamplingDefaults:
     species_temperature: float = 1.0
     schedule_power: float = 1.0
     candidates: int = 3
+    decorations: int = 8
+    decoration_time: float = 0.95
     selection_draws: int = 1
     selection_time: float = 0.7
 
@@ -207,10 +213,13 @@ class JointFlow(GenerativeModel):
         asked, palette = self._asked(request, rng), Palette.of(request, self.lattice_mean.device)
         species = request.species.to(self.lattice_mean.device)
         best = self._path(species, palette, asked, request, rng, lead)
-        if options.candidates == 1 or (bool((species == MASKED).any()) and not request.shares_out):
+        if bool((species == MASKED).any()) and not request.shares_out:
+            return self._crystals(best, held)
+        candidates = options.candidates if held is None or not held.whole else options.decorations
+        if candidates == 1:
             return self._crystals(best, held)
         least = self._selection_error(best, rng)
-        for _ in range(options.candidates - 1):
+        for _ in range(candidates - 1):
             other = self._path(species, palette, self._asked(request, rng), request, rng, lead)
             error = self._selection_error(other, rng)
             better = (error < least) | ~least.isfinite()
@@ -274,6 +283,14 @@ class JointFlow(GenerativeModel):
         frac = self.noise.frac.prior((size, count, 3), rng=rng).to(device)
         lattice = self.noise.cell.prior((size, 6), rng=rng).to(device)
         strain = self._held_lattice(held, count)
+        if held is not None and strain is not None and held.whole:
+            return self._reveal_all(
+                _Drawn(frac=held.placed(frac), lattice=strain, species=species),
+                options.decoration_time,
+                palette,
+                asked,
+                rng,
+            )
         masked_at_start, revealed = int((species == MASKED).sum(1).max()) if size else 0, 0
         times = torch.linspace(0, 1, steps + 1) ** options.schedule_power
         for now, then in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
@@ -398,7 +415,13 @@ class JointFlow(GenerativeModel):
         species = request.species.to(self.lattice_mean.device)
         if not bool((species == MASKED).any()):
             return species
-        species = self._reveal_all(species, Palette.of(request, species.device), self._asked(request, rng), rng)
+        (size, count), asked = species.shape, self._asked(request, rng)
+        noise = _Drawn(
+            frac=self.noise.frac.prior((size, count, 3), rng=rng).to(species.device),
+            lattice=self.noise.cell.prior((size, 6), rng=rng).to(species.device),
+            species=species,
+        )
+        species = self._reveal_all(noise, 0.0, Palette.of(request, species.device), asked, rng).species
         if (test := request.composition_test) is not None:
             for _ in range(test.redraws):
                 missed = test.missed(species)
@@ -408,15 +431,14 @@ class JointFlow(GenerativeModel):
                 species[missed.to(species.device)] = self._draw_species(again, rng)
         return species
 
-    def _reveal_all(self, species: Tensor, palette: Palette, asked: _Asked, rng: torch.Generator) -> Tensor:
-        size, count = species.shape
-        time = torch.zeros(size, device=species.device)
-        frac = self.noise.frac.prior((size, count, 3), rng=rng).to(species.device)
-        lattice = self.noise.cell.prior((size, 6), rng=rng).to(species.device)
+    def _reveal_all(self, drawn: _Drawn, now: float, palette: Palette, asked: _Asked, rng: torch.Generator) -> _Drawn:
+        """All species, one atom of each crystal an evaluation, for a structure that stays as it is at time `now`."""
+        species = drawn.species
+        time = torch.full((len(species),), now, device=species.device)
         while bool((species == MASKED).any()):
-            noisy = self._noisy(frac, lattice, species, time, _known_share(species))
+            noisy = self._noisy(drawn.frac, drawn.lattice, species, time, _known_share(species))
             species, palette = self._reveal(species, self._toward_request(noisy, asked).species, palette, rng)
-        return species
+        return replace(drawn, species=species)
 
     def _reveal(
         self, species: Tensor, logits: Tensor, palette: Palette, rng: torch.Generator
