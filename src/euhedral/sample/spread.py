@@ -68,8 +68,9 @@ def stream_spread(
     batches = [one for one in plan(resolved, crystals_per_batch=batch) if not skip.issuperset(one.indices)]
     digests = {generator.source: generator.digest}
     if request.steer is not None:
-        request = replace(request, steer=portable_name(request.steer))
-        digests[request.steer] = load_predictor(request.steer, generator.device).digest
+        steer = portable_name(request.steer)
+        request = replace(request, steer=steer)
+        digests[steer] = load_predictor(steer, generator.device).digest
     work = partial(draw_batch, request=request, source=generator.source, digests=digests, device=str(generator.device))
     yield from spread.draw(work, batches[::-1], on_halved)
 
