@@ -1,14 +1,15 @@
 """Property steering: what is generated against what was asked, judged by an independent regressor.
 
     python benchmarks/steering.py --number 100 --strengths 0.5 1 2 4
-    python benchmarks/steering.py --number 100 --strengths 1 --gradient RUN --gradient-strengths 1 4
+    python benchmarks/steering.py --number 100 --strengths --gradient RUN --gradient-strengths 1 4 --beside 0
 
 For each property and target, crystals are drawn without steering and at each strength of guidance, and the regressor of
 `property_regressor.py` (it learns from MP-20 val, which the generator never saw) predicts their property. The same
 draws without steering stand beside every target. What steering costs in diversity is told by the effective number of
 formulas (`euhedral.evaluate.collapse.effective_number`). With --gradient, a model with a property head leads the crystals
-beside the guidance (`generate --steer`). Crystals that the regressor cannot judge (overlapping atoms) are
-counted and left out. Errors include the regressor's own, which is printed first.
+beside the guidance (`generate --steer`); with guidance 0 it moves the structures of compositions that were not chosen for
+the target. Crystals that the regressor cannot judge (overlapping atoms) are counted and left out. Errors include the
+regressor's own, which is printed first.
 """
 
 from __future__ import annotations
@@ -58,9 +59,10 @@ def main() -> None:
         "--val", type=Path, default=DATA / "mp_20" / "val.csv.gz", help="what the regressor learns from"
     )
     parser.add_argument("--number", type=int, default=100, help="crystals a target and strength")
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--strengths", type=float, nargs="*", default=[0.5, 1.0, 2.0, 4.0])
     parser.add_argument("--gradient", metavar="RUN", help="a model with a property head, for gradient guidance too")
     parser.add_argument("--gradient-strengths", type=float, nargs="+", default=[1.0, 4.0])
+    parser.add_argument("--beside", type=float, default=1.0, help="strength of guidance beside the gradient")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="append one JSON line a row to this file")
@@ -82,8 +84,9 @@ def main() -> None:
                 crystals = generator.generate(**asked, guidance=strength)
                 drawn[f"{strength:g}"] = (judge.predict(crystals)[name], crystals)
             for strength in arguments.gradient_strengths if arguments.gradient else ():
-                crystals = generator.generate(**asked, steer=arguments.gradient, steer_strength=strength)
-                drawn[f"1, gradient {strength:g}"] = (judge.predict(crystals)[name], crystals)
+                beside = {"guidance": arguments.beside, "steer": arguments.gradient, "steer_strength": strength}
+                crystals = generator.generate(**asked, **beside)
+                drawn[f"{arguments.beside:g}, gradient {strength:g}"] = (judge.predict(crystals)[name], crystals)
             for strength, (values, crystals) in drawn.items():
                 row = {"property": name, "target": target, "strength": strength, **measure(values, target)}
                 row["formulas"] = effective_number(crystals.formulas())
