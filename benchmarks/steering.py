@@ -8,8 +8,8 @@ For each property and target, crystals are drawn without steering and at each st
 draws without steering stand beside every target. What steering costs in diversity is told by the effective number of
 formulas (`euhedral.evaluate.collapse.effective_number`). With --gradient, a model with a property head leads the crystals
 beside the guidance (`generate --steer`); with guidance 0 it moves the structures of compositions that were not chosen for
-the target. Crystals that the regressor cannot judge (overlapping atoms) are counted and left out. Errors include the
-regressor's own, which is printed first.
+the target, and the last column is what the model that leads says of them itself. Crystals that the regressor cannot
+judge (overlapping atoms) are counted and left out. Errors include the regressor's own, which is printed first.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import property_regressor
+from euhedral.crystal.batch import CrystalBatch
 from euhedral.evaluate.collapse import effective_number
+from euhedral.models.conditions import PROPERTIES
+from euhedral.models.property_predictor import PropertyPredictor
 from euhedral.sample.generate import Generator
+from euhedral.sample.predictor import load_predictor
 from mp20 import DATA
 
 TARGETS = {"formation_energy_per_atom": (-3.0, -1.5, 0.0), "band_gap": (0.0, 2.0, 4.0)}
@@ -47,9 +52,17 @@ def measure(values: np.ndarray, target: float) -> dict[str, float]:
 def print_row(row: Mapping[str, Any]) -> None:
     print(
         f"| {row['property']} | {row['target']:g} | {row['strength']} | {row['mean']:.2f} | {row['std']:.2f} | "
-        f"{row['mae']:.2f} | {row['formulas']:.0f} | {row['judged']} |",
+        f"{row['mae']:.2f} | {row['formulas']:.0f} | {row['judged']} | {row['leading']} |",
         flush=True,
     )
+
+
+def opinion(leading: PropertyPredictor | None, crystals: CrystalBatch, name: str) -> str:
+    """What the model that leads says of a property of the crystals, on average; nothing where none leads."""
+    if leading is None:
+        return ""
+    with torch.no_grad():
+        return f"{float(leading.properties_of(crystals.to(torch.float32))[:, PROPERTIES.index(name)].mean()):.2f}"
 
 
 def main() -> None:
@@ -70,12 +83,16 @@ def main() -> None:
 
     judge = property_regressor.fit(arguments.val)
     generator = Generator.load(arguments.model)
+    leading = load_predictor(arguments.gradient, "cpu").model if arguments.gradient else None
     common = {"n": arguments.number, "steps": arguments.steps, "seed": arguments.seed}
     started = time.perf_counter()
     free = generator.generate(**common)
     plain = judge.predict(free)
     print(f"{arguments.number} crystals a row, {arguments.steps} steps, strengths {arguments.strengths}")
-    print("| property | target | strength | mean | std | MAE to target | formulas | judged |\n|---|" + "---:|" * 7)
+    print(
+        "| property | target | strength | mean | std | MAE to target | formulas | judged | leading model |\n|---|"
+        + "---:|" * 8
+    )
     for name, targets in TARGETS.items():
         for target in targets:
             asked = {**common, "properties": {name: target}}
@@ -90,6 +107,7 @@ def main() -> None:
             for strength, (values, crystals) in drawn.items():
                 row = {"property": name, "target": target, "strength": strength, **measure(values, target)}
                 row["formulas"] = effective_number(crystals.formulas())
+                row["leading"] = opinion(leading, crystals, name)
                 print_row(row)
                 if arguments.save:
                     with arguments.save.open("a") as file:
