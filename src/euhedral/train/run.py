@@ -271,7 +271,9 @@ def compile_networks(model: GenerativeModel, *, on_cpu: bool) -> None:
             "compiling the network takes a C++ compiler; install g++ or clang++, or train without --compile"
         )
     for network in model.children():
-        network.compile(dynamic=True)
+        # Scales and the like learn nothing and are never called.
+        if next(network.parameters(), None) is not None:
+            network.compile(dynamic=True)
 
 
 def _matching_data(store: CrystalStore, labels: LabelTable, batches: Any, progress: Any, out: Path) -> Any:
