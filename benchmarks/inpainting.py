@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,41 +55,50 @@ def groups(crystals: CrystalBatch, most: int) -> Iterator[torch.Tensor]:
         yield from torch.nonzero(crystals.num_atoms == count)[:, 0].split(most)
 
 
+def by_count(crystals: CrystalBatch, draw: Callable[[CrystalBatch], CrystalBatch]) -> CrystalBatch:
+    """What is drawn of crystals of one atom count at a time, in the order of the crystals."""
+    places = list(groups(crystals, 64))
+    parts = [draw(crystals[place].to(torch.float32)) for place in places]
+    return CrystalBatch.concat(parts)[torch.cat(places).argsort()]
+
+
 def drawn(generator: Generator, crystals: CrystalBatch, lattice: bool, share: float, steps: int) -> CrystalBatch:
     """One structure of each crystal with what is held of it; a share of 1 leaves one site open."""
     rng = torch.Generator().manual_seed(0)
-    parts, places = [], []
-    for place in groups(crystals, 64):
-        batch = crystals[place].to(torch.float32)
+
+    def draw(batch: CrystalBatch) -> CrystalBatch:
         size, count = len(batch), int(batch.num_atoms[0])
         sites = torch.arange(count) < min(count - 1, int(share * count))
         held = Held(sites=sites, frac=batch.frac.view(size, count, 3)[:, sites], cell=batch.cell if lattice else None)
         request = SampleRequest.of(batch.species.view(size, count), steps=steps, held=held)
-        parts.append(generator.sample(request, rng=rng))
-        places.append(place)
-    order = torch.cat(places).argsort()
-    return CrystalBatch.concat(parts)[order]
+        return generator.sample(request, rng=rng)
+
+    return by_count(crystals, draw)
 
 
 def decorated(generator: Generator | None, crystals: CrystalBatch, steps: int) -> CrystalBatch:
     """Structures with their species shared out anew, by the model or (None) by chance."""
     rng = torch.Generator().manual_seed(0)
-    parts, places = [], []
-    for place in groups(crystals, 64):
-        batch = crystals[place].to(torch.float32)
+
+    def draw(batch: CrystalBatch) -> CrystalBatch:
         size, count = len(batch), int(batch.num_atoms[0])
         species = batch.species.view(size, count)
         if generator is None:
             order = torch.rand(size, count, generator=rng).argsort(1)
-            parts.append(replace(batch, species=species.gather(1, order).flatten()))
-        else:
-            sites = torch.ones(count, dtype=torch.bool)
-            held = Held(sites=sites, frac=batch.frac.view(size, count, 3), cell=batch.cell)
-            owed = functional.one_hot(species, 119).sum(1)
-            request = SampleRequest.of(torch.zeros_like(species), steps=steps, held=held, owed=owed)
-            parts.append(generator.sample(request, rng=rng))
-        places.append(place)
-    return CrystalBatch.concat(parts)[torch.cat(places).argsort()]
+            return replace(batch, species=species.gather(1, order).flatten())
+        held = Held(sites=torch.ones(count, dtype=torch.bool), frac=batch.frac.view(size, count, 3), cell=batch.cell)
+        owed = functional.one_hot(species, 119).sum(1)
+        request = SampleRequest.of(torch.zeros_like(species), steps=steps, held=held, owed=owed)
+        return generator.sample(request, rng=rng)
+
+    return by_count(crystals, draw)
+
+
+def matched(found: CrystalBatch, crystals: CrystalBatch, workers: int) -> str:
+    """Match rate in % and RMSE, as two cells of a table."""
+    records = match_pairs(found.to(crystals.cell.dtype), crystals, workers=workers)
+    figures = summarize_matches(records).figures["unfiltered"]
+    return f"{100 * figures.match_rate:.1f} | {figures.rmse or float('nan'):.3f}"
 
 
 def placed(found: CrystalBatch, crystals: CrystalBatch, share: float) -> float:
@@ -122,28 +131,21 @@ def main() -> None:
         started = time.perf_counter()
         found = drawn(generator, reference, lattice, share, given.steps)
         seconds = time.perf_counter() - started
-        records = match_pairs(found.to(reference.cell.dtype), reference, workers=given.workers)
-        figures = summarize_matches(records).figures["unfiltered"]
         there = f"{placed(found, reference, share):.1f}" if lattice and share else ""
         print(
-            f"| {name} | {100 * figures.match_rate:.1f} | {figures.rmse:.3f} | {there} | {len(found) / seconds:.1f} |",
+            f"| {name} | {matched(found, reference, given.workers)} | {there} | {len(found) / seconds:.1f} |",
             flush=True,
         )
-    owner = torch.repeat_interleave(torch.arange(len(reference)), reference.num_atoms)
-    several = [len(set(reference.species[owner == k].tolist())) > 1 for k in range(len(reference))]
+    several = [len(set(crystal.species.tolist())) > 1 for crystal in reference]
     mixed = reference[torch.nonzero(torch.tensor(several))[:, 0]]
     print("\n| formula shared out | match % | RMSE | atoms right % | crystals/s |\n|---|---:|---:|---:|---:|")
     for name, model in (("by chance", None), ("by the model", generator)):
         started = time.perf_counter()
         found = decorated(model, mixed, given.steps)
         seconds = time.perf_counter() - started
-        figures = summarize_matches(match_pairs(found.to(mixed.cell.dtype), mixed, workers=given.workers)).figures[
-            "unfiltered"
-        ]
         right = 100 * float((found.species == mixed.species).float().mean())
         print(
-            f"| {name} | {100 * figures.match_rate:.1f} | {figures.rmse or float('nan'):.3f} | {right:.1f} | "
-            f"{len(found) / seconds:.1f} |",
+            f"| {name} | {matched(found, mixed, given.workers)} | {right:.1f} | {len(found) / seconds:.1f} |",
             flush=True,
         )
 

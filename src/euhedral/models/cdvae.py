@@ -22,7 +22,6 @@ from euhedral.models.conditions import Conditions, PropertyScale
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
-from euhedral.nets.base import Context
 from euhedral.noise.cartesian_langevin import CartesianLangevin, widths
 from euhedral.noise.masked import MASKED
 
@@ -93,7 +92,7 @@ class CDVAE(GenerativeModel):
         told, embedded = latent, None
         if self.net.condition is not None:
             given = torch.rand(size, generator=rng, device=device) < config.prediction_share
-            context = self._context(conditions.drop(config.condition_keep, rng=rng))
+            context = self.scale.context(conditions.drop(config.condition_keep, rng=rng))
             embedded = self.net.condition(context, species * given[:, None])
             told = torch.cat([latent, embedded], 1)
         outline = self.net.outline(told)
@@ -208,8 +207,8 @@ class CDVAE(GenerativeModel):
         nothing = Conditions.unknown(len(conditions), species.device)
         if strength == 0 or not conditions.any_known():
             conditions, strength = nothing, 1.0
-        none = self.net.condition(self._context(nothing), species)
-        full = none if conditions is nothing else self.net.condition(self._context(conditions), species)
+        none = self.net.condition(self.scale.context(nothing), species)
+        full = none if conditions is nothing else self.net.condition(self.scale.context(conditions), species)
         return full, none, strength
 
     def _told(self, latent: Tensor, request: SampleRequest, species: Tensor) -> Told:
@@ -230,9 +229,6 @@ class CDVAE(GenerativeModel):
         free, other = self.net.way_back(frac, cell, species, told.none, noise)
         return torch.lerp(free, back, told.strength), torch.lerp(other, logits, told.strength)
 
-    def _context(self, conditions: Conditions) -> Context:
-        return self.scale.context(conditions)
-
     def _outline_losses(self, outline: Outline, batch: CrystalBatch, species: Tensor) -> dict[str, Tensor]:
         counts = batch.num_atoms.clamp_max(self.config.counts)
         chances = outline.species.log_softmax(-1)
@@ -243,7 +239,7 @@ class CDVAE(GenerativeModel):
         }
 
     def _property_loss(self, latent: Tensor, conditions: Conditions) -> Tensor:
-        context = self._context(conditions)
+        context = self.scale.context(conditions)
         gap = (self.net.property(latent).float() - context.properties).square() * context.has_property
         return gap.sum() / context.has_property.sum().clamp_min(1)
 

@@ -182,7 +182,7 @@ class JointFlow(GenerativeModel):
         masked = self.noise.species.corrupt(species, known, rng=rng)
         shown = conditions.drop(self.config.condition_keep, rng=rng)
         noisy = self._noisy(moved.noisy, strained.noisy, masked.noisy, time, known)
-        prediction = self.net(noisy, self._context(shown))
+        prediction = self.net(noisy, self.scale.context(shown))
         hidden = torch.where(shown.space_group > 0, torch.zeros_like(shown.space_group), conditions.space_group)
         return self._combine(
             {
@@ -255,7 +255,7 @@ class JointFlow(GenerativeModel):
         origin = self.noise.cell.prior((size, 6), rng=rng).to(device)
         target = drawn.lattice - origin
         noisy = self._noisy(moved.noisy, origin + time * target, drawn.species, now, torch.ones_like(now))
-        guess = self.net(noisy, self._context(Conditions.unknown(size, device)))
+        guess = self.net(noisy, self.scale.context(Conditions.unknown(size, device)))
         return weights.frac * (guess.frac - moved.target).square().mean((1, 2)) + weights.lattice * (
             guess.lattice - target
         ).square().mean(1)
@@ -367,7 +367,7 @@ class JointFlow(GenerativeModel):
             torch.zeros(size, device=device),
             _known_share(species).to(device),
         )
-        return self.net(noisy, self._context(conditions.to(device))).space_group
+        return self.net(noisy, self.scale.context(conditions.to(device))).space_group
 
     def _asked(self, request: SampleRequest, rng: torch.Generator) -> _Asked:
         options, device = self.config.sampling, self.lattice_mean.device
@@ -383,7 +383,10 @@ class JointFlow(GenerativeModel):
             groups = 1 + _draw(logits, temperature, rng).to(device)
             conditions, own = replace(conditions, space_group=groups), replace(own, space_group=groups)
         return _Asked(
-            full=self._context(conditions), own=self._context(own), none=self._context(nothing), strength=strength
+            full=self.scale.context(conditions),
+            own=self.scale.context(own),
+            none=self.scale.context(nothing),
+            strength=strength,
         )
 
     def _noisy(self, frac: Tensor, lattice: Tensor, species: Tensor, time: Tensor, known: Tensor) -> NoisyCrystals:
@@ -391,9 +394,6 @@ class JointFlow(GenerativeModel):
         num_atoms = torch.full((size,), count, dtype=torch.int64, device=species.device)
         cell = cell_from_log_symmetric(lattice * self.lattice_std + self.lattice_mean, num_atoms)
         return NoisyCrystals(frac=frac, cell=cell, lattice=lattice, species=species, time=time, known=known)
-
-    def _context(self, conditions: Conditions) -> Context:
-        return self.scale.context(conditions)
 
     def _toward_request(self, noisy: NoisyCrystals, asked: _Asked) -> Prediction:
         """Prediction with what the user asked for, guided by its strength; what the model chose itself is kept."""

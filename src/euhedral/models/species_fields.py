@@ -146,12 +146,10 @@ class GivenSpecies(SpeciesField):
 
         Raises RequestError where compositions are left open.
         """
-        if request.shares_out:
-            state = super().start(request, rng=rng, device=device)
-            return _revealed(state, torch.zeros(*request.species.shape, ELEMENTS + 1, device=device), rng)
-        if bool((request.species == MASKED).any()):
+        if bool((request.species == MASKED).any()) and not request.shares_out:
             raise RequestError("this model predicts structures of given compositions: ask for one with --formula")
-        return super().start(request, rng=rng, device=device)
+        state = super().start(request, rng=rng, device=device)
+        return _revealed(state, torch.zeros(*request.species.shape, ELEMENTS + 1, device=device), rng)
 
     def show(self, state: SpeciesState, t: Tensor, *, rng: torch.Generator) -> ShownSpecies:
         """The species."""

@@ -27,7 +27,6 @@ from euhedral.models.palette import Palette
 from euhedral.models.periodic_table import ELEMENTS, counts, occupied, places
 from euhedral.models.redraws import redrawn
 from euhedral.models.unimat_net import AtomNet, Noisy, TableNet, UniMatConfig
-from euhedral.nets.base import Context
 from euhedral.noise.base import expand_time
 from euhedral.noise.gaussian import VariancePreserving
 from euhedral.noise.masked import MASKED
@@ -106,7 +105,7 @@ class UniMat(GenerativeModel):
         clean = 2 * frac - 1, self.lattice.encode(batch.cell, batch.num_atoms)
         noised = [self.noise.corrupt(value, time, rng=rng) for value in clean]
         shown = conditions.drop(config.condition_keep, rng=rng)
-        noisy = Noisy(time=time, lattice=noised[1].noisy, context=self._context(shown), given=species)
+        noisy = Noisy(time=time, lattice=noised[1].noisy, context=self.scale.context(shown), given=species)
         guess = self.atoms(noised[0].noisy, species, places(species), noisy)
         terms = {}
         for name, said, value, parts in zip(("frac", "lattice"), guess, clean, noised, strict=True):
@@ -118,7 +117,7 @@ class UniMat(GenerativeModel):
         noisy = Noisy(
             time=time[learned],
             lattice=noised[1].noisy[learned],
-            context=self._context(shown[learned]),
+            context=self.scale.context(shown[learned]),
             given=(species * given)[learned],
         )
         terms["occupied"] = self._occupied_loss(noised[0].noisy[learned], species[learned], noisy, rng)
@@ -266,9 +265,6 @@ class UniMat(GenerativeModel):
     def _scales(self, time: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         signal = self.noise.signal(time)
         return expand_time(signal.sqrt(), like), expand_time((1 - signal).clamp_min(0).sqrt(), like)
-
-    def _context(self, conditions: Conditions) -> Context:
-        return self.scale.context(conditions)
 
     def _crystals(self, state: _Atoms) -> CrystalBatch:
         size, count = state.species.shape

@@ -69,8 +69,9 @@ def stream_spread(
     digests = {generator.source: generator.digest}
     if request.steer is not None:
         steer = portable_name(request.steer)
+        # By the name under which the request was checked, so that it is there already.
+        digests[steer] = load_predictor(request.steer, generator.device).digest
         request = replace(request, steer=steer)
-        digests[steer] = load_predictor(steer, generator.device).digest
     work = partial(draw_batch, request=request, source=generator.source, digests=digests, device=str(generator.device))
     yield from spread.draw(work, batches[::-1], on_halved)
 
