@@ -157,7 +157,7 @@ def test_loss_is_that_of_its_terms() -> None:
     torch.testing.assert_close(loss.total.detach(), 2 * loss.terms["frac"] + 3 * loss.terms["lattice"])
 
 
-@pytest.mark.parametrize("representation", ["log_symmetric", "symmetric", "tangent", "logit", "cosine"])
+@pytest.mark.parametrize("representation", ["matrix", "log_symmetric", "symmetric", "tangent", "logit", "cosine"])
 def test_rotating_the_crystals_does_not_change_what_is_read(representation: str) -> None:
     model = model_of(lattice={"representation": representation, "path": {"kind": "variance_preserving"}})
     batch = random_crystals([4] * 8, rng=rng(), dtype=torch.float64)

@@ -52,6 +52,13 @@ def test_cells_of_all_sizes_have_like_numbers(lattice_map) -> None:
     torch.testing.assert_close(small, large, atol=1e-5, rtol=1e-5)
 
 
+def test_all_entries_of_a_symmetric_matrix_spread_alike() -> None:
+    values = torch.randn(20000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cell = SymmetricMap(density=0.05, spread=0.5).decode(values, torch.full((20000,), 8))
+    torch.testing.assert_close(cell.std(0), torch.full((3, 3), 2 * 0.5).double(), rtol=0.03, atol=0)
+    torch.testing.assert_close(cell.mean(0), (8 / 0.05) ** (1 / 3) * torch.eye(3).double(), rtol=0, atol=0.03)
+
+
 def test_angles_that_close_are_left_alone_and_others_are_moved() -> None:
     angles = torch.tensor([[90.0, 90.0, 90.0], [60.0, 60.0, 60.0], [119.0, 119.0, 119.0], [20.0, 120.0, 20.0]]).double()
     closed = closable(angles)

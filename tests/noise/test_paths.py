@@ -165,7 +165,20 @@ def of_torus_flow(path: TorusFlowPath, value: Tensor, t: Tensor) -> Tensor:
     return nearest(value) / (1 - expand_time(t, value))
 
 
+def of_wrapped_normal(path: WrappedNormalPath, value: Tensor, t: Tensor) -> Tensor:
+    process = path.process_for(2)
+    # The difference of two atoms has twice the variance of each.
+    width = 2**0.5 * expand_time(process.sigma(t), value)[:, 0]
+    score = scaled_score(value[:, 1] - value[:, 0] - APART, width) / width
+    return process.target_from_score(torch.stack([-score, score], 1), t)
+
+
+PUBLISHED = WrappedNormalPathConfig(
+    widths=WrappedNormalConfig(sigma_min=0.01, sigma_max=5.0), corrector_ratio=0.4, narrowed=True
+)
 TORUS = {
+    "wrapped normal": (WrappedNormalPath(WrappedNormalPathConfig()), of_wrapped_normal, 0.01),
+    "narrowed wrapped normal": (WrappedNormalPath(PUBLISHED), of_wrapped_normal, 0.02),
     "kinetic": (KineticPath(KineticConfig()), of_kinetic, 0.02),
     "edm": (TorusEDM(TorusEDMConfig()), of_torus_edm, 1e-3),
     "bayesian": (TorusBayesian(TorusBayesianConfig()), of_torus_belief, 0.04),
@@ -210,9 +223,9 @@ def test_a_true_target_aims_at_the_data(name: str) -> None:
     torch.testing.assert_close(base + reach * given.target, clean, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*TORUS, "wrapped normal"])
+@pytest.mark.parametrize("name", TORUS)
 def test_a_true_target_aims_at_the_crystal(name: str) -> None:
-    path = WrappedNormalPath(WrappedNormalPathConfig()) if name == "wrapped normal" else TORUS[name][0]
+    path = TORUS[name][0]
     if not path.aims:
         assert name == "kinetic"
         return
@@ -224,7 +237,7 @@ def test_a_true_target_aims_at_the_crystal(name: str) -> None:
     apart = wrap_centered(away - away[:, :1])
     # A wide wrapped normal has other images in sight, where Tweedie's formula means their mean.
     near = apart.abs().amax((1, 2)) < 1e-5
-    assert float(near.double().mean()) > (0.5 if name == "wrapped normal" else 0.97)
+    assert float(near.double().mean()) > (0.5 if "wrapped normal" in name else 0.97)
 
 
 @pytest.mark.parametrize("concentration", [10.0, 1000.0])
@@ -255,10 +268,15 @@ def test_a_wide_wrapped_normal_has_a_target_of_size_one() -> None:
 
 def test_narrowed_widths_are_those_of_the_cube_root() -> None:
     config = WrappedNormalPathConfig(widths=WrappedNormalConfig(sigma_max=5.0), narrowed=True)
-    path, t = WrappedNormalPath(config), torch.tensor([0.1, 0.4, 0.7], dtype=torch.float64)
+    path, t = WrappedNormalPath(config), torch.tensor([0.0, 0.4, 0.7, 0.95, 0.9995, 1.0], dtype=torch.float64)
     for count in (1, 8, 20):
-        width = path.process.sigma(path._time(t, torch.zeros(3, count, 3)))
-        torch.testing.assert_close(width, path.process.sigma(t) / count ** (1 / 3), rtol=1e-6, atol=0)
+        clean = torch.zeros(6, count, 3).expand(6, count, 3)
+        noisy = path.corrupt(clean.repeat(2000, 1, 1), t.repeat(2000), rng=rng()).noisy.view(2000, 6, -1)
+        width = path.process.sigma(t) / count ** (1 / 3)
+        narrow = width < 0.1  # wider ones wrap
+        spread = wrap_centered(noisy).square().mean((0, 2)).sqrt().double()
+        torch.testing.assert_close(spread[narrow], width[narrow], rtol=0.05, atol=1e-9)
+        assert int(narrow.sum()) >= 3
 
 
 @pytest.mark.parametrize("path", [EDM(EDMConfig()), TorusEDM(TorusEDMConfig())])

@@ -1,7 +1,7 @@
 """What joint models say of a lattice: a cell as numbers that noise can be added to, and back.
 
 Every map takes cells (b, 3, 3) in Å and atom counts (b,), and gives values that are alike for small and large cells:
-lengths are taken per cube root of the atom count. Maps but `MatrixMap` forget how the crystal is turned.
+lengths are taken per cube root of the atom count, but in `MatrixMap`. Maps forget how the crystal is turned.
 """
 
 from __future__ import annotations
@@ -57,14 +57,18 @@ class LatticeMap(ABC):
 
 
 class MatrixMap(LatticeMap):
-    """The matrix itself, in Å (DiffCSP, OMatG); what a network reads is its metric, which no rotation changes."""
+    """The matrix itself, in Å (DiffCSP, OMatG); what a network reads is its metric, which no rotation changes.
+
+    Crystals are turned until a lies along x and b in the xy plane, as cells that are drawn as noise are (`LatticeField`):
+    matrices between a crystal and noise that is turned otherwise would be those of flat cells.
+    """
 
     shape = (3, 3)
     bound = LONGEST
 
     def encode(self, cell: Tensor, num_atoms: Tensor) -> Tensor:
-        """The cell."""
-        return cell.float()
+        """The cell, turned."""
+        return cell_from_parameters(*parameters_from_cell(cell.double())).float()
 
     def decode(self, values: Tensor, num_atoms: Tensor) -> Tensor:
         """The values."""
@@ -104,7 +108,9 @@ class SymmetricMap(LatticeMap):
     """
 
     def __init__(self, *, density: float = 0.05771451654022283, spread: float = 0.5) -> None:
-        self.mean, self.spread = math.sqrt(3) * density ** (-1 / 3), spread
+        self.mean = math.sqrt(3) * density ** (-1 / 3)
+        # A coordinate of the first three stands for two equal entries, and is sqrt(2) times each.
+        self.spread = spread * torch.tensor([2.0, 2.0, 2.0, 1.0, 1.0, 1.0], dtype=torch.float64).sqrt()
 
     def encode(self, cell: Tensor, num_atoms: Tensor) -> Tensor:
         """See the class."""
@@ -113,11 +119,11 @@ class SymmetricMap(LatticeMap):
         coordinates = torch.einsum("bij,kij->bk", root, SYMMETRIC_BASIS.to(root.device))
         coordinates = coordinates / num_atoms.to(coordinates)[:, None] ** (1 / 3)
         coordinates[:, 5] -= self.mean
-        return (coordinates / self.spread).float()
+        return (coordinates / self.spread.to(coordinates)).float()
 
     def decode(self, values: Tensor, num_atoms: Tensor) -> Tensor:
         """The symmetric matrix, whose eigenvalues a diverged one may have below zero."""
-        coordinates = values * self.spread
+        coordinates = values * self.spread.to(values)
         coordinates = torch.cat([coordinates[:, :5], coordinates[:, 5:] + self.mean], 1)
         cell = torch.einsum("bk,kij->bij", coordinates, SYMMETRIC_BASIS.to(coordinates))
         return cell * num_atoms.to(values)[:, None, None] ** (1 / 3)

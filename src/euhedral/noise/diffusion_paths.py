@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -49,6 +48,7 @@ class WrappedNormalPath(Path):
     def __init__(self, config: WrappedNormalPathConfig) -> None:
         self.config = config
         self.process = WrappedNormal(config.widths)
+        self._processes: dict[int, WrappedNormal] = {}
         self.corrected = config.corrector > 0 or config.corrector_ratio > 0
 
     def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
@@ -57,36 +57,37 @@ class WrappedNormalPath(Path):
 
     def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
         """See the class; `start` is not used."""
-        given = self.process.corrupt(clean, self._time(t, clean), rng=rng)
+        given = self.process_for(clean.shape[1]).corrupt(clean, t, rng=rng)
         return Corrupted(noisy=given.noisy, target=without_mean(given.target))
 
     def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
         """The ancestral step."""
-        now, then = self._time(t, value), self._time(later, value)
-        return self.process.reverse(value, self.process.score_from_target(guess, now), now, then, rng=rng)
+        process = self.process_for(value.shape[1])
+        return process.reverse(value, process.score_from_target(guess, t), t, later, rng=rng)
 
     def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
         """A step of Langevin dynamics."""
-        now = self._time(t, value)
-        score = self.process.score_from_target(guess, now)
+        process = self.process_for(value.shape[1])
+        score = process.score_from_target(guess, t)
         if not self.config.corrector_ratio:
-            return self.process.correct(value, score, now, step=self.config.corrector, rng=rng)
-        return wrap(langevin(value, score, self.process.sigma(now), self.config.corrector_ratio, rng=rng))
+            return process.correct(value, score, t, step=self.config.corrector, rng=rng)
+        return wrap(langevin(value, score, process.sigma(t), self.config.corrector_ratio, rng=rng))
 
     def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """x = x_t + s² score (Tweedie's formula), which holds for widths well below the cell; never beyond what is uniform."""
-        now = self._time(t, value)
-        reach = self.process.sigma(now).square() * self.process.scale(now)
+        process = self.process_for(value.shape[1])
+        reach = process.sigma(t).square() * process.scale(t)
         return value, expand_time(reach.clamp_max(UNIFORM), value)
 
-    def _time(self, t: Tensor, like: Tensor) -> Tensor:
-        """The time at which the widths of a lone atom are those of this atom count at time t."""
+    def process_for(self, count: int) -> WrappedNormal:
+        """The process of crystals of an atom count."""
         if not self.config.narrowed:
-            return t
-        widths = self.config.widths
-        span = math.log(widths.sigma_max / widths.sigma_min)
-        shift = math.log(like.shape[1]) / 3 / span * (widths.levels - 1) / widths.levels
-        return torch.where(t < 1, (t + shift).clamp_max(1 - 1 / widths.levels), t)
+            return self.process
+        if count not in self._processes:
+            widths, size = self.config.widths, count ** (1 / 3)
+            narrowed = replace(widths, sigma_min=widths.sigma_min / size, sigma_max=widths.sigma_max / size)
+            self._processes[count] = WrappedNormal(narrowed)
+        return self._processes[count]
 
 
 @dataclass(frozen=True, kw_only=True)
