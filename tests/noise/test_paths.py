@@ -182,6 +182,7 @@ TORUS = {
     "kinetic": (KineticPath(KineticConfig()), of_kinetic, 0.02),
     "edm": (TorusEDM(TorusEDMConfig()), of_torus_edm, 1e-3),
     "bayesian": (TorusBayesian(TorusBayesianConfig()), of_torus_belief, 0.04),
+    "bayesian, end-back": (TorusBayesian(TorusBayesianConfig(end_back=True)), of_torus_belief, 0.01),
     "flow": (TorusFlowPath(TorusFlowPathConfig()), of_torus_flow, 1e-6),
     "annealed flow": (TorusFlowPath(TorusFlowPathConfig(annealing=10.0)), of_torus_flow, 1e-6),
     "interpolant": (TorusInterpolant(TorusInterpolantConfig()), of_torus_flow, 1e-6),
@@ -238,6 +239,19 @@ def test_a_true_target_aims_at_the_crystal(name: str) -> None:
     # A wide wrapped normal has other images in sight, where Tweedie's formula means their mean.
     near = apart.abs().amax((1, 2)) < 1e-5
     assert float(near.double().mean()) > (0.5 if "wrapped normal" in name else 0.97)
+
+
+def test_end_back_draws_the_belief_of_training_anew_and_ends_at_the_prediction() -> None:
+    path = GaussianBayesian(GaussianBayesianConfig(sigma=0.05, end_back=True))
+    value, later = torch.full((20000, 1), 9.0), torch.full((20000,), 0.3)
+    predicted, before = 0.7, torch.full((20000,), 0.2)
+    guess = (predicted - value) / path.variance(before)[:, None].sqrt()
+    found = path.step(value, guess, before, later, rng=rng())
+    wanted = path.corrupt(torch.full_like(value, predicted), later, rng=rng(1)).noisy
+    torch.testing.assert_close(found.mean(), wanted.mean(), atol=0.01, rtol=0)
+    torch.testing.assert_close(found.std(), wanted.std(), atol=0.01, rtol=0)
+    last = path.step(value, guess, before, torch.ones(20000), rng=rng())
+    torch.testing.assert_close(last, torch.full_like(value, predicted), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("concentration", [10.0, 1000.0])

@@ -298,9 +298,11 @@ class BayesianSpeciesConfig:
 
     Attributes:
         accuracy: beta at t = 1; it grows with the square of the time.
+        end_back: see `noise.bayesian`; the belief is drawn anew from the predicted probabilities, and no element of them.
     """
 
     accuracy: float = 0.5
+    end_back: bool = False
     kind: Literal["bayesian"] = "bayesian"
 
 
@@ -343,6 +345,9 @@ class BayesianSpecies(SpeciesField):
         """Draw an element of each atom from the prediction, measure it, and update; at the end, the elements."""
         if float(later[0]) >= 1:
             return _revealed(state, guess, rng)
+        if self.config.end_back:
+            likely = guess[..., 1:].to(state.value.dtype).softmax(-1)
+            return replace(state, value=self._measured(likely, torch.zeros_like(t), later, rng))
         chances = guess[..., 1:].double().softmax(-1).cpu()
         drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=rng).view(chances.shape[:2]).to(guess.device)
         hot = functional.one_hot(drawn, ELEMENTS).to(state.value.dtype)

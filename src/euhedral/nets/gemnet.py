@@ -61,7 +61,7 @@ class GemNetConfig:
 
 
 class GemNet(nn.Module):
-    """See the module. Angles enter by sums of spherical harmonics over the pairs at an atom, up to the second degree.
+    """See the module. Angles enter by sums of spherical harmonics over the pairs at an atom, up to the third degree.
 
     Invariant to the origin, to cell images and to rotations, equivariant to permutation. The names of the axes enter by
     the cell alone.

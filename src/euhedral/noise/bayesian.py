@@ -3,6 +3,10 @@
 What a network reads is the belief; what it predicts is the data. Between two times a measurement of some accuracy is
 taken of the prediction, and Bayes' rule updates the belief. Nothing has to be integrated in small steps.
 
+With `end_back`, as the authors sample, the belief at the later time is instead drawn anew from the prediction, as in
+training, and the last prediction is what is given: steps forget what was measured before, and crystals come out closer to
+what the network holds likely.
+
 On the torus a belief is a von Mises distribution, kept as the sum of the unit vectors of all measurements, each times
 its accuracy; its direction is the mean and its length the concentration, which is random too (Section 4.2). A
 measurement of accuracy a is von Mises with concentration a. Of the published `levels` small measurements the sum is
@@ -34,10 +38,12 @@ class TorusBayesianConfig:
     Attributes:
         concentration: of the belief at t = 1, in angles of 2 pi a cell.
         levels: measurements in all.
+        end_back: see the module.
     """
 
     concentration: float = 1e3
     levels: int = 1000
+    end_back: bool = False
     kind: Literal["torus_bayesian"] = "torus_bayesian"
 
 
@@ -79,9 +85,12 @@ class TorusBayesian(Path):
         return Corrupted(noisy=value, target=way / expand_time(self._reach(t), clean))
 
     def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
-        """Measure the predicted data, and update."""
+        """Measure the predicted data, and update, or draw the belief anew."""
         mean, evidence = value.split(3, -1)
         predicted = wrap(mean + guess * expand_time(self._reach(t), guess))
+        if self.config.end_back:
+            anew = _belief(self._evidence(predicted, torch.zeros_like(t), later, rng))
+            return torch.where(expand_time(later < 1, anew).bool(), anew, torch.cat([predicted, anew[..., 3:]], -1))
         angle = TURN * mean
         vector = torch.stack([evidence * angle.cos(), evidence * angle.sin()], -1)
         return _belief(vector + self._evidence(predicted, t, later, rng))
@@ -127,9 +136,11 @@ class GaussianBayesianConfig:
 
     Attributes:
         sigma: standard deviation of the belief at t = 1.
+        end_back: see the module.
     """
 
     sigma: float = 0.0316
+    end_back: bool = False
     kind: Literal["gaussian_bayesian"] = "gaussian_bayesian"
 
 
@@ -152,12 +163,15 @@ class GaussianBayesian(Path):
     def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
         """Beliefs at time t (Eq. 77); `start` is not used."""
         left = expand_time(self.variance(t), clean)
-        noisy = (1 - left) * clean + (left * (1 - left)).sqrt() * normal_like(clean, rng)
+        noisy = self._drawn(clean, left, rng)
         return Corrupted(noisy=noisy, target=(clean - noisy) / left.sqrt())
 
     def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
-        """Measure the predicted data with the accuracy in between, and update (Eq. 49 to 52)."""
+        """Measure the predicted data with the accuracy in between, and update (Eq. 49 to 52), or draw the belief anew."""
         now, then = (expand_time(self.variance(time), value) for time in (t, later))
+        if self.config.end_back:
+            predicted = value + now.sqrt() * guess
+            return torch.where(expand_time(later < 1, value).bool(), self._drawn(predicted, then, rng), predicted)
         accuracy = 1 / then - 1 / now
         measured = value + now.sqrt() * guess + normal_like(value, rng) / accuracy.sqrt()
         return then * (value / now + accuracy * measured)
@@ -165,6 +179,10 @@ class GaussianBayesian(Path):
     def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """m + sqrt(1 - g) times the prediction."""
         return value, expand_time(self.variance(t), value).sqrt()
+
+    def _drawn(self, data: Tensor, left: Tensor, rng: torch.Generator) -> Tensor:
+        """Beliefs of a variance about data."""
+        return (1 - left) * data + (left * (1 - left)).sqrt() * normal_like(data, rng)
 
     def variance(self, t: Tensor) -> Tensor:
         """1 - g at time t."""
