@@ -150,15 +150,23 @@ def test_the_same_loss_whatever_cell_a_crystal_comes_in(model: SymmCD) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_the_loss_of_crystals_together_is_the_mean_over_their_orbits() -> None:
-    """Crystals of different numbers of orbits, with targets known all over, so that parts are means of the parts."""
+def test_the_loss_of_crystals_together_is_the_mean_over_their_orbits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crystals of different numbers of orbits weigh as many orbits as they have, not one each."""
     model = informed(prediction_share=1.0)
+    seen: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = []
+    errors = model._errors
+    monkeypatch.setattr(model, "_errors", lambda *given: seen.append(errors(*given)) or seen[-1])
     batch = CrystalBatch.concat([perovskite(), random_crystals([5], rng=rng(5))])
     sites = sites_of(model._units.of(batch), torch.device("cpu"))
     assert [one.rows.tolist() for one in sites] == [[0], [1]]
     assert [tuple(one.points.shape) for one in sites] == [(1, 3, 3), (1, 5, 3)]
     terms = model.loss(batch, Conditions.unknown(2), rng=rng()).terms
     assert set(terms) == {"frac", "lattice", "species", "sites"}
+    assert [float(parts["frac"][1]) for parts in seen] == [9, 15]
+    for name in ("frac", "lattice", "sites"):
+        totals, counts = zip(*(parts[name] for parts in seen), strict=True)
+        mean = torch.stack(totals).detach().sum() / torch.stack(counts).sum().clamp_min(1)
+        assert float(terms[name]) == pytest.approx(float(mean), rel=1e-5)
     # All species were given: nothing is left to learn of them.
     assert terms["species"] == 0
 

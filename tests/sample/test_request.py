@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from conftest import STATISTICS
 from euhedral.errors import RequestError
+from euhedral.models.conditions import PROPERTIES
+from euhedral.sample.plan import PlannedBatch, sample_request
 from euhedral.sample.request import Capabilities, GenerationRequest, resolve
 
 CAN = Capabilities.from_meta({"statistics": STATISTICS})
@@ -93,6 +97,32 @@ def test_requests_that_cannot_be_met(fields: dict, message: str) -> None:
 def test_values_of_another_type_are_refused_by_name(given: dict, word: str) -> None:
     with pytest.raises(RequestError, match=word):
         GenerationRequest.of(given)
+
+
+def test_what_a_model_does_not_read_cannot_be_asked_of_it() -> None:
+    counts = {"formation_energy_per_atom": 5, "e_above_hull": 3, "band_gap": 0}
+    seen = Capabilities.from_meta({"statistics": {**STATISTICS, "property_known": counts}})
+    assert seen.properties == {"formation_energy_per_atom", "e_above_hull"} and CAN.properties == seen.properties | {
+        "band_gap"
+    }
+    with pytest.raises(RequestError, match=r"not learned to follow band_gap .*e_above_hull, formation.*--steer"):
+        resolve(GenerationRequest(properties={"band_gap": 2.0}), seen)
+    asked = GenerationRequest(properties={"band_gap": 2.0, "e_above_hull": 0.0}, steer="judge")
+    led = sample_request(resolve(asked, seen), PlannedBatch(first=0, size=2, num_atoms=4, seed=0))
+    place = PROPERTIES.index("e_above_hull")
+    assert led.conditions.properties[:, place].tolist() == [0.0, 0.0]
+    assert int(led.conditions.properties.isfinite().sum()) == 2
+    with pytest.raises(RequestError, match="reads no space group"):
+        resolve(GenerationRequest(space_group=225), replace(seen, space_group=False))
+
+
+def test_steps_are_those_of_the_recipe_where_none_are_asked() -> None:
+    for meta, steps in (({}, 7), ({"steps": 0}, 7), ({"steps": 250}, 250)):
+        can = Capabilities.from_meta({"statistics": STATISTICS, **meta})
+        for asked, wanted in ((None, steps), (3, 3)):
+            resolved = resolve(GenerationRequest(steps=asked), can)
+            request = sample_request(resolved, PlannedBatch(first=0, size=1, num_atoms=4, seed=0))
+            assert resolved.steps == request.steps == wanted
 
 
 def test_targets_far_from_all_that_was_seen_are_refused() -> None:

@@ -12,7 +12,7 @@ import torch
 from euhedral.crystal.elements import SYMBOLS
 from euhedral.data.convert import convert
 from euhedral.testing.crystals import random_crystals
-from euhedral.train.config import Recipe, TrainConfig
+from euhedral.train.config import About, Recipe, TrainConfig
 
 TINY_NET = {"width": 32, "blocks": 1, "heads": 4, "pair_width": 16, "feedforward": 2}
 
@@ -64,6 +64,6 @@ def tiny_recipe() -> Callable[..., Recipe]:
             "accelerator": "cpu",
             "checkpoint_minutes": 1000.0,
         }
-        return Recipe(model={"net": TINY_NET}, train=TrainConfig(**(settings | changes)))
+        return Recipe(model={"net": TINY_NET}, train=TrainConfig(**(settings | changes)), about=About(steps=11))
 
     return recipe

@@ -86,6 +86,7 @@ def test_a_finished_run_holds_a_model_that_generates(finished: Path) -> None:
     generator = euhedral.load(str(finished), device="cpu")
     crystals = generator.generate(n=3, steps=2)
     assert len(crystals) == 3 and set(crystals.num_atoms.tolist()) <= {2, 3}
+    assert generator.capabilities.steps == 11
     assert generator.meta["training"]["steps"] == 2 * STEPS_AN_EPOCH
     assert generator.meta["training"]["crystals_seen"] == 42
     assert generator.meta["training"]["finished"] is True
@@ -301,6 +302,12 @@ def test_finetuning_without_a_learning_rate_gives_the_base(
         torch.testing.assert_close(value, expected, atol=1e-7, rtol=0, msg=name)
     assert model.meta["statistics"]["num_atoms"] == {"2": 1, "4": 1}
     assert model.meta["training"]["base"] == "model"
+    # What the base had learned to follow is not forgotten.
+    assert model.meta["statistics"]["property_known"] == {
+        **base.meta["statistics"]["property_known"],
+        "band_gap": base.meta["statistics"]["property_known"]["band_gap"] + 1,
+    }
+    assert model.meta["steps"] == base.meta["steps"] == 11
 
 
 def test_finetuning_keeps_the_architecture(

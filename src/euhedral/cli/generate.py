@@ -45,7 +45,7 @@ def generate(
     guidance: options.Guidance = 1.0,
     steer: options.Steer = None,
     steer_strength: options.SteerStrength = 1.0,
-    steps: options.Steps = 7,
+    steps: options.Steps = None,
     seed: options.Seed = 0,
     model: options.Model = "default",
     out: options.Out = None,
@@ -97,7 +97,7 @@ def generate(
     generator = Generator.load(model, device=device)
     resolved = generator.resolve(request)
     folder = out or free_folder(Path.cwd(), "crystals")
-    asked = {**request.to_json(), "model": model, "weights": generator.digest, "batch": batch}
+    asked = {**request.to_json(), "steps": resolved.steps, "model": model, "weights": generator.digest, "batch": batch}
     if steer is not None:
         asked["steer_weights"] = load_predictor(steer, generator.device).digest
     with RunFolder(folder, json.loads(json.dumps(asked)), overwrite=overwrite, resume=resume) as run:

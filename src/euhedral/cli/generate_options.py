@@ -68,8 +68,12 @@ Steer = Annotated[
 ]
 SteerStrength = Annotated[float, typer.Option(help="Strength of the gradient of --steer; 0 is off.")]
 Steps = Annotated[
-    int,
-    typer.Option(help="Steps along the path of each candidate structure; the network is evaluated twice a step."),
+    int | None,
+    typer.Option(
+        help="Steps along the path of each crystal, at least one evaluation of the network each; as many as the model's "
+        "recipe says where not given (`euhedral recipes`; 7 for the default model, of each of its candidates).",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed on the same machine gives the same crystals.")]
 Model = Annotated[str, typer.Option(help="Shipped weights by name, or a checkpoint folder.")]

@@ -127,12 +127,16 @@ class GenerativeModel(nn.Module, ABC):
         holds_parts: whether `sample` keeps what `SampleRequest.held` says.
         can_be_steered: whether `sample` follows `SampleRequest.steering`, from when all species are known.
         species_first: whether species are chosen before the structure, where no sites are held.
+        reads_properties: whether `sample` follows the properties of `SampleRequest.conditions`.
+        reads_space_group: whether it follows their space group, or has it by construction.
     """
 
     config: Any
     holds_parts: bool = False
     can_be_steered: bool = False
     species_first: bool = False
+    reads_properties: bool = True
+    reads_space_group: bool = True
 
     @abstractmethod
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:

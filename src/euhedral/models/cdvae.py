@@ -58,6 +58,7 @@ class CDVAE(GenerativeModel):
     def __init__(self, config: CDVAEConfig) -> None:
         super().__init__()
         self.config = config
+        self.reads_properties = self.reads_space_group = config.conditioned
         self.net = CDVAENet(config)
         self.langevin = CartesianLangevin(config.langevin)
         self.species_widths = widths(config.species_begin, config.species_end, config.langevin.levels)

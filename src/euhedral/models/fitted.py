@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 class FittedModel(GenerativeModel):
-    """A family that `euhedral train` fits in one go; what it keeps are buffers, whose sizes are in its config."""
+    """A family that `euhedral train` fits in one go; what it keeps are buffers, whose sizes are in its config.
+
+    It computes nothing that an accelerator would do faster: wherever it is moved, it stays on the CPU as it is.
+    """
+
+    reads_properties = False
 
     @classmethod
     @abstractmethod
@@ -34,3 +39,6 @@ class FittedModel(GenerativeModel):
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:
         """There is none: raises TypeError."""
         raise TypeError(f"{type(self).__name__} has no loss; it is fitted, see FittedModel.fitted")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        return self

@@ -88,11 +88,13 @@ class Generator:
             # A model with adapters can do what the one that it was made from can, and answers to its columns too.
             plain = model.base if isinstance(model, Adapted) else model
             columns = model.config.columns if isinstance(model, Adapted) else ()
-            self.capabilities = Capabilities.from_meta(meta, config=getattr(plain, "config", None), columns=columns)
+            known = Capabilities.from_meta(meta, config=getattr(plain, "config", None), columns=columns)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint lacks the training statistics that requests need ({error!r})"
             ) from None
+        learned = known.properties if model.reads_properties else frozenset[str]()
+        self.capabilities = replace(known, properties=learned, space_group=model.reads_space_group)
 
     @classmethod
     def load(cls, name: str = "default", *, device: str = "auto") -> Generator:
@@ -122,7 +124,7 @@ class Generator:
         self,
         contents: Sequence[Sequence[int]],
         *,
-        steps: int = 7,
+        steps: int | None = None,
         seed: int = 0,
         batch: int = DEFAULT_BATCH,
         idealize: bool = False,
@@ -131,7 +133,7 @@ class Generator:
 
         Args:
             contents: atomic numbers of all atoms of each cell.
-            steps: steps along the path of the model.
+            steps: steps along the path of the model; as many as its recipe says where None.
             seed: seed of the run.
             batch: crystals at once.
             idealize: move each crystal onto the symmetry that it nearly has; a symmetric model's has its own.
@@ -145,6 +147,7 @@ class Generator:
                     f"content {index} cannot be predicted: it needs 1 to {self.capabilities.max_atoms} atoms of elements "
                     f"seen in training, and has {len(species)} atoms of {sorted(set(species))}"
                 )
+        steps = self.capabilities.steps if steps is None else steps
         order = sorted(range(len(contents)), key=lambda i: len(contents[i]))
         rng = torch.Generator().manual_seed(seed)
         parts: list[CrystalBatch] = []

@@ -100,7 +100,7 @@ def sample_request(resolved: ResolvedRequest, batch: PlannedBatch) -> SampleRequ
         conditions=_conditions(resolved, size),
         owed=torch.tensor([owed[z] for z in range(119)]).expand(size, 119) if owed else None,
         guidance=request.guidance,
-        steps=request.steps,
+        steps=resolved.steps,
         composition_test=_neutrality(resolved, batch),
         held=None if request.template is None else _held(request.template, batch),
     )
@@ -161,7 +161,7 @@ def _conditions(resolved: ResolvedRequest, size: int) -> Conditions:
     for name, value in request.properties.items():
         if (place := position_of(resolved.columns, name)) is not None:
             extra[:, place] = resolved.columns[place].encoded(value)
-        else:
+        elif name in resolved.told:
             conditions.properties[:, PROPERTIES.index(name)] = float(value)
     if resolved.required and not resolved.open_elements:
         conditions.chemical_system[:, sorted(resolved.required)] = True

@@ -24,6 +24,8 @@ _EXAMPLES = {
     "exclude_elements": "'Pb,Cd'",
 }
 MOST_CRYSTALS = 10_000_000
+STEPS = 7
+"""Steps along the path of a model whose checkpoint does not say; those of the default model."""
 FARTHEST = 10.0
 """Standard deviations of a property in training that a target may be from its mean."""
 
@@ -54,7 +56,7 @@ class GenerationRequest:
         template: parts of a structure that every crystal has (`sample.template`); the atom count is the structure's where
             neither it nor a formula is given, and where the lattice is kept the nearest that a formula has.
         guidance: strength of guidance toward soft conditions; 1 is plain conditioning.
-        steps: steps along the path of the model; the default model evaluates its network twice a step.
+        steps: steps along the path of the model; as many as its recipe says where None (`euhedral recipes`).
         seed: the same seed on the same machine gives the same crystals.
     """
 
@@ -70,7 +72,7 @@ class GenerationRequest:
     charge_neutral: bool | None = None
     idealize: bool = True
     guidance: float = 1.0
-    steps: int = 7
+    steps: int | None = None
     seed: int = 0
     template: Template | None = None
     steer: str | None = None
@@ -86,9 +88,9 @@ class GenerationRequest:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        for name in ("n", "steps", "seed"):
+        for name in ("n", "seed"):
             _refuse_type(name, getattr(self, name), Integral, "a whole number")
-        for name in ("z", "space_group"):
+        for name in ("z", "space_group", "steps"):
             _refuse_type(name, getattr(self, name), Integral | None, "a whole number")
         _refuse_type("guidance", self.guidance, Real, "a number")
         _refuse_type("steer", self.steer, str | None, "the name or folder of a model")
@@ -128,6 +130,9 @@ class Capabilities:
         num_atoms_by_space_group: the same within each space group.
         neutral_share: share of the training crystals that pass the charge-neutrality rule, None if not known.
         property_scale: mean and standard deviation of properties in training, where the model knows them.
+        properties: those of `PROPERTIES` that it learned to follow; none for a model that reads none.
+        space_group: whether it follows a space group.
+        steps: along its path, where a request does not say.
         columns: columns of the data that the model's adapters learned, in their order.
     """
 
@@ -136,6 +141,9 @@ class Capabilities:
     num_atoms_by_space_group: Mapping[int, Mapping[int, int]]
     neutral_share: float | None = None
     property_scale: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    properties: frozenset[str] = frozenset(PROPERTIES)
+    space_group: bool = True
+    steps: int = STEPS
     columns: tuple[Column, ...] = ()
 
     @property
@@ -147,8 +155,9 @@ class Capabilities:
     def from_meta(
         cls, meta: Mapping[str, Any], *, config: Any = None, columns: tuple[Column, ...] = ()
     ) -> Capabilities:
-        """Read from the `statistics` that training put in a checkpoint, and from the model's config."""
+        """Read from what training put in a checkpoint, and from the model's config."""
         statistics = meta["statistics"]
+        known = statistics.get("property_known")
         return cls(
             elements=frozenset(int(z) for z in statistics["elements"]),
             num_atoms={int(n): int(c) for n, c in statistics["num_atoms"].items()},
@@ -158,6 +167,8 @@ class Capabilities:
             },
             property_scale=_property_scale(config)
             | {one.name: (one.mean, one.std) for one in columns if not one.classes},
+            properties=frozenset(name for name in PROPERTIES if known is None or known.get(name)),
+            steps=int(meta.get("steps") or STEPS),
             columns=columns,
             neutral_share=None if (share := statistics.get("neutral_share")) is None else float(share),
         )
@@ -176,6 +187,8 @@ class ResolvedRequest:
         num_atoms: atom counts to draw from, with weights.
         neutral_share: share of the crystals to draw from charge-neutral compositions, the others from the rest; None
             draws them as they come.
+        steps: along the path of the model.
+        told: properties that the model is told; the others lead by a property model alone.
         columns: of the model's adapters.
     """
 
@@ -186,6 +199,8 @@ class ResolvedRequest:
     open_elements: int
     num_atoms: Mapping[int, float]
     neutral_share: float | None = None
+    steps: int = STEPS
+    told: frozenset[str] = frozenset(PROPERTIES)
     columns: tuple[Column, ...] = ()
 
 
@@ -233,6 +248,8 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
         open_elements=opens,
         num_atoms=counts,
         neutral_share=_neutral_share(request, capabilities, composition),
+        steps=capabilities.steps if request.steps is None else request.steps,
+        told=capabilities.properties,
         columns=capabilities.columns,
     )
 
@@ -304,7 +321,7 @@ def _check_numbers(request: GenerationRequest) -> None:
         raise RequestError(f"-n must be between 1 and {MOST_CRYSTALS:,}, not {request.n}")
     if request.z is not None and request.z < 1:
         raise RequestError(f"z counts the formula units of a cell, so that it is at least 1, not {request.z}")
-    if not 1 <= request.steps <= 10_000:
+    if request.steps is not None and not 1 <= request.steps <= 10_000:
         raise RequestError(f"--steps must be between 1 and 10,000, not {request.steps}")
     if not (math.isfinite(request.guidance) and 0 <= request.guidance <= 100):
         raise RequestError(f"--guidance must be between 0 and 100, not {request.guidance}")
@@ -319,6 +336,11 @@ def _check_numbers(request: GenerationRequest) -> None:
 
 
 def _check_targets(request: GenerationRequest, capabilities: Capabilities) -> None:
+    if request.space_group is not None and not capabilities.space_group:
+        raise RequestError(
+            "this model reads no space group, so that --space-group would change nothing: leave it out, or take the default "
+            "model or a recipe that has it by construction, such as diffcsp_pp (`euhedral recipes`)"
+        )
     for name, value in request.properties.items():
         if (place := position_of(capabilities.columns, name)) is not None:
             capabilities.columns[place].encoded(value)
@@ -331,6 +353,12 @@ def _check_targets(request: GenerationRequest, capabilities: Capabilities) -> No
             raise RequestError(f"the target of {name} must be a finite number, not {value}")
         if name != "formation_energy_per_atom" and value < 0:
             raise RequestError(f"{name} cannot be negative (asked for {value})")
+        if name not in capabilities.properties and request.steer is None:
+            learned = ", ".join(sorted(capabilities.properties)) or "none"
+            raise RequestError(
+                f"this model has not learned to follow {name} (it has learned: {learned}): leave it out, take a model that "
+                "has, such as the default one, or lead the crystals by a property model with --steer"
+            )
     for name, value in request.properties.items():
         if name not in capabilities.property_scale or isinstance(value, str):
             continue

@@ -48,6 +48,7 @@ class RunSpec:
         source: what `data` was made from.
         base: folder of the model that training starts from, or None.
         statistics: of the data; they become the `statistics` of the checkpoint.
+        steps: along the path of the model where nothing else is asked, as its recipe says; 0 where it does not.
     """
 
     family: str
@@ -58,6 +59,7 @@ class RunSpec:
     source: str
     base: str | None
     statistics: Mapping[str, Any]
+    steps: int = 0
 
 
 def load_spec(out: Path) -> RunSpec:
@@ -116,14 +118,13 @@ def prepare(
     if console is not None:
         note = f" ({left_out} of more than {recipe.train.max_atoms} atoms left out)" if left_out else ""
         console.print(f"{statistics.crystals} crystals{note}", highlight=False)
-    family, config, meta = recipe.family, recipe.model, statistics.to_meta()
+    family, config, meta, steps = recipe.family, recipe.model, statistics.to_meta(), recipe.about.steps
     if base is None:
         config = registry.plain_config(model_config(recipe, **statistics.config_values()))
     else:
         family, config, known = _begun(base, adapted)
-        if adapted:
-            # What the model knows stays known: elements and atom counts are those that it was trained on.
-            meta = {**known, "crystals": statistics.crystals}
+        steps = known.get("steps", 0)
+        meta = _with_known(meta, known.get("statistics", {}), crystals=statistics.crystals, all_known=bool(adapted))
     spec = RunSpec(
         family=family,
         config=config,
@@ -133,12 +134,14 @@ def prepare(
         source=str(data),
         base=None if base is None else str(Path(base).resolve()),
         statistics=meta,
+        steps=steps,
     )
     write_spec(out, spec)
 
 
 def _begun(base: str | Path, columns: tuple[Column, ...]) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
-    """Family and configuration of what training makes of a model, with adapters where there are columns, and its statistics.
+    """Family and configuration of what training makes of a model, with adapters where there are columns, and what is known
+    of the model.
 
     Raises:
         CheckpointError: where there is no such model, or adapters would lack the statistics of its training.
@@ -148,14 +151,28 @@ def _begun(base: str | Path, columns: tuple[Column, ...]) -> tuple[str, Mapping[
 
     checkpoint = load_model(base)
     family, config = registry.name_of(checkpoint.model), registry.plain_config(checkpoint.model.config)
-    known = checkpoint.meta.get("statistics", {})
     if not columns:
-        return family, config, known
-    if not known:
+        return family, config, checkpoint.meta
+    if not checkpoint.meta.get("statistics"):
         raise CheckpointError(f"'{base}' lacks the statistics of its training, which adapters keep; give another model")
     config = asdict(AdaptedConfig(family=family, model=config, columns=columns))
     registry.build(ADAPTED, config)
-    return ADAPTED, config, known
+    return ADAPTED, config, checkpoint.meta
+
+
+def _with_known(
+    new: Mapping[str, Any], known: Mapping[str, Any], *, crystals: int, all_known: bool
+) -> Mapping[str, Any]:
+    """Statistics of a model that was trained before.
+
+    With adapters what it knows stays known: elements and atom counts are those that it was trained on. Without, they are
+    those of the new data, but for the properties, which are not forgotten.
+    """
+    if all_known:
+        return {**known, "crystals": crystals}
+    before = known.get("property_known", {})
+    counts = {name: count + before.get(name, 0) for name, count in new["property_known"].items()}
+    return {**new, "property_known": counts}
 
 
 def _as_store(source: Path, target: Path, console: Console | None) -> Path:

@@ -290,6 +290,7 @@ def _meta(spec: RunSpec) -> dict[str, Any]:
 
     return {
         "statistics": dict(spec.statistics),
+        "steps": spec.steps,
         "training": {
             "data": Path(spec.source).name,
             "crystals": spec.statistics["crystals"],
