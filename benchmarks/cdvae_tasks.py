@@ -52,7 +52,7 @@ def main() -> None:
     found = figures["unfiltered"]
     print(f"reconstruction: {100 * found.match_rate:.1f} % of {len(real)} match, RMSE {found.rmse or float('nan'):.3f}")
 
-    drawn = generator.generate(n=given.number, steps=given.steps, idealize=False, charge_neutral=False)
+    drawn = generator.unselected(n=given.number, steps=given.steps)
     report = evaluate(drawn.to(real.cell.dtype), real, protocol="cdvae", workers=given.workers, potential=False)
     names = ("validity.structure", "validity.composition", "coverage.recall", "coverage.precision")
     told = {figure.name: figure.value for result in report.results for figure in result.figures}

@@ -25,12 +25,10 @@ from euhedral.errors import ConfigError, DataError, RequestError
 from euhedral.models.base import SampleRequest
 from euhedral.models.conditions import Conditions
 from euhedral.models.fitted import FittedModel
-from euhedral.models.ions import ion_table, radii
+from euhedral.models.ions import likely_renaming, likely_substitutes, radii
 
 TRIES = 60
 """Training crystals that are tried for a crystal in which all elements can be exchanged as asked."""
-MOST_PARENTS = 100
-"""Training crystals of the right stoichiometry that are weighed against each other for one composition."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,33 +134,8 @@ class IonExchange(FittedModel):
         self, wanted: Counter[int], parents: np.ndarray, chance: np.random.Generator
     ) -> tuple[int, Mapping[int, int] | None]:
         """A parent of the same stoichiometry and which of its elements becomes which, drawn by how likely that is."""
-        signature = tuple(sorted(wanted.values()))
-        fitting = [p for p in parents.tolist() if self._signatures[p] == signature]
-        if not fitting:
-            return int(chance.choice(parents)), None
-        if len(fitting) > MOST_PARENTS:
-            fitting = [int(p) for p in chance.choice(fitting, MOST_PARENTS, replace=False)]
-        options = [self._best_exchange(parent, wanted) for parent in fitting]
-        scores = np.array([score for score, _ in options])
-        weights = np.exp(scores - scores.max())
-        pick = int(chance.choice(len(fitting), p=weights / weights.sum()))
-        return fitting[pick], options[pick][1]
-
-    def _best_exchange(self, parent: int, wanted: Counter[int]) -> tuple[float, Mapping[int, int]]:
-        """The likeliest way to name a parent's elements anew, and the logarithm of its probability."""
-        from scipy.optimize import linear_sum_assignment
-
-        have = Counter(self._species(parent).tolist())
-        charges = self._charges(parent)
-        olds, news = sorted(have), sorted(wanted)
-        cost = np.full((len(olds), len(news)), 1e6)
-        for i, old in enumerate(olds):
-            weights = self._weights(old, charges.get(old, 0))
-            for j, new in enumerate(news):
-                if have[old] == wanted[new]:
-                    cost[i, j] = 0.0 if old == new else -np.log(weights[new])
-        rows, columns = linear_sum_assignment(cost)
-        return -float(cost[rows, columns].sum()), {olds[i]: news[j] for i, j in zip(rows, columns, strict=True)}
+        found = likely_renaming([self._contents[parent] for parent in parents.tolist()], wanted, chance)
+        return (int(chance.choice(parents)), None) if found is None else (int(parents[found[0]]), found[1])
 
     def _invent(
         self, request: SampleRequest, row: int, parents: np.ndarray, chance: np.random.Generator
@@ -174,8 +147,7 @@ class IonExchange(FittedModel):
         opens = int(request.open_elements[row])
         for _ in range(TRIES):
             parent = int(chance.choice(parents))
-            have = Counter(self._species(parent).tolist())
-            exchange = self._exchange(have, self._charges(parent), given, allowed, addable, opens, chance)
+            exchange = self._exchange(self._contents[parent], given, allowed, addable, opens, chance)
             if exchange is not None:
                 return parent, exchange
         return int(chance.choice(parents)), None
@@ -183,7 +155,6 @@ class IonExchange(FittedModel):
     def _exchange(
         self,
         have: Counter[int],
-        charges: Mapping[int, int],
         given: Counter[int],
         allowed: set[int],
         addable: set[int],
@@ -199,12 +170,12 @@ class IonExchange(FittedModel):
             if not places:
                 return None
             if new:
-                weights = np.array([self._weights(old, charges.get(old, 0))[new] for old in places])
+                weights = np.array([likely_substitutes(old, have)[new] for old in places])
                 old = places[_pick(weights, chance)]
             else:
                 old = places[int(chance.integers(len(places)))]
                 options = sorted(addable - set(exchange.values()))
-                new = options[_pick(self._weights(old, charges.get(old, 0))[options], chance)]
+                new = options[_pick(likely_substitutes(old, have)[options], chance)]
             exchange[old] = new
             left.remove(old)
         for old in left:
@@ -215,7 +186,7 @@ class IonExchange(FittedModel):
             if old in options and chance.random() < self.config.keep:
                 exchange[old] = old
                 continue
-            weights = self._weights(old, charges.get(old, 0))[options]
+            weights = likely_substitutes(old, have)[options]
             if old in options and len(options) > 1:
                 weights = weights * (np.array(options) != old)
             exchange[old] = options[_pick(weights, chance)]
@@ -255,32 +226,18 @@ class IonExchange(FittedModel):
         return {int(n): np.flatnonzero(counts == n) for n in np.unique(counts)}
 
     @cached_property
-    def _signatures(self) -> list[tuple[int, ...]]:
-        """Numbers of atoms of the elements of each training crystal, without their names."""
-        return [tuple(sorted(Counter(self._species(p).tolist()).values())) for p in range(self.config.crystals)]
+    def _contents(self) -> list[Counter[int]]:
+        """Atoms of each element in each training crystal."""
+        return [Counter(self._species(parent).tolist()) for parent in range(self.config.crystals)]
 
     def _species(self, parent: int) -> np.ndarray:
         start = int(self._starts[parent])
         return self.species.numpy()[start : start + int(self.num_atoms[parent])]
 
-    def _charges(self, parent: int) -> Mapping[int, int]:
-        """Oxidation states of a training crystal's elements; empty where none are neutral together."""
-        counts = Counter(self._species(parent).tolist())
-        return guess_charges(tuple(sorted(counts.items()))) or {}
-
-    def _weights(self, old: int, charge: int) -> np.ndarray:
-        key = (old, charge)
-        if key not in self._known:
-            self._known[key] = ion_table().substitution(old, charge)
-        return self._known[key]
-
-    @cached_property
-    def _known(self) -> dict[tuple[int, int], np.ndarray]:
-        return {}
-
     def _stretch(self, parent: int, old: np.ndarray, new: np.ndarray) -> float:
         """Edge after over edge before: the ratio of the ions' radii, each weighed by the cube root of its number."""
-        charges, before, after = self._charges(parent), 0.0, 0.0
+        charges = guess_charges(tuple(sorted(self._contents[parent].items()))) or {}
+        before, after = 0.0, 0.0
         for (z, other), count in Counter(zip(old.tolist(), new.tolist(), strict=True)).items():
             small, large = radii(z, other, charges.get(z, 0))
             before, after = before + count ** (1 / 3) * small, after + count ** (1 / 3) * large

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+from euhedral.crystal.charges import guess_charges
 
 ELEMENTS = 119
 MENDELEEV_WIDTH = 3.0
 """Places in Mendeleev's order at which a substitution is less likely by a factor of e."""
 FAINTEST = 1e-8
 """Probability of a substitution of which nothing is known."""
+MOST_WEIGHED = 100
+"""Crystals of the right numbers of atoms that are weighed against each other for one composition."""
+IMPOSSIBLE = 1e6
+"""Cost of an exchange between elements of unequal numbers of atoms: more than any other adds up to."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,66 @@ def ion_table() -> IonTable:
             if round(float(old.oxi_state or 0)) == round(float(new.oxi_state or 0)):
                 likely[row, column] = model.cond_prob(new, old)
     return IonTable(species, likely)
+
+
+def likely_substitutes(old: int, contents: Mapping[int, int]) -> np.ndarray:
+    """How likely each element takes the place of one in a crystal, by atomic number, (119,).
+
+    Args:
+        old: the element.
+        contents: atoms of each element in the crystal, from which its charge follows.
+    """
+    charges = guess_charges(tuple(sorted(contents.items()))) or {}
+    return _substitutes(old, charges.get(old, 0))
+
+
+def likely_renaming(
+    contents: Sequence[Mapping[int, int]], wanted: Mapping[int, int], chance: np.random.Generator
+) -> tuple[int, dict[int, int]] | None:
+    """One of some crystals and which of its elements becomes which, drawn by how likely the likeliest way to do so is.
+
+    Of many that have the right numbers of atoms, `MOST_WEIGHED` are weighed against each other.
+
+    Args:
+        contents: atoms of each element in each crystal.
+        wanted: atoms of each element after the change.
+        chance: source of randomness.
+
+    Returns:
+        Its place and the change, or None where the numbers of atoms are those of no crystal.
+    """
+    signature = sorted(wanted.values())
+    fitting = [place for place, have in enumerate(contents) if sorted(have.values()) == signature]
+    if not fitting:
+        return None
+    if len(fitting) > MOST_WEIGHED:
+        fitting = [int(place) for place in chance.choice(fitting, MOST_WEIGHED, replace=False)]
+    options = [_likeliest(contents[place], wanted) for place in fitting]
+    scores = np.array([score for score, _ in options])
+    weights = np.exp(scores - scores.max())
+    pick = int(chance.choice(len(fitting), p=weights / weights.sum()))
+    return fitting[pick], options[pick][1]
+
+
+def _likeliest(have: Mapping[int, int], wanted: Mapping[int, int]) -> tuple[float, dict[int, int]]:
+    """The likeliest way to name elements anew, and the logarithm of its probability."""
+    from scipy.optimize import linear_sum_assignment
+
+    olds, news = sorted(have), sorted(wanted)
+    cost = np.full((len(olds), len(news)), IMPOSSIBLE)
+    for i, old in enumerate(olds):
+        likely = likely_substitutes(old, have)
+        for j, new in enumerate(news):
+            if have[old] == wanted[new]:
+                cost[i, j] = 0.0 if old == new else -np.log(likely[new])
+    rows, columns = linear_sum_assignment(cost)
+    pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+    return -float(cost[rows, columns].sum()), {olds[i]: news[j] for i, j in pairs}
+
+
+@lru_cache(maxsize=4096)
+def _substitutes(old: int, charge: int) -> np.ndarray:
+    return ion_table().substitution(old, charge)
 
 
 def radii(old: int, new: int, charge: int) -> tuple[float, float]:

@@ -19,17 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from euhedral.crystal.asymmetric_unit import AsymmetricUnit, OrbitTemplate
-from euhedral.crystal.charges import guess_charges
 from euhedral.crystal.wyckoff import LETTERS, primitive_basis
 from euhedral.models.base import SampleRequest
 from euhedral.models.fillings import can_fill, coloured_filling, makes_group
-from euhedral.models.ions import ion_table
+from euhedral.models.ions import likely_renaming, likely_substitutes
 from euhedral.noise.masked import MASKED
 
 TRIES = 60
 """Templates that are tried for elements that must be there, before positions are drawn by chance."""
-MOST_WEIGHED = 100
-"""Templates of the right numbers of atoms that are weighed against each other for one composition."""
 OPEN = 0
 ANY = -1
 
@@ -153,34 +150,11 @@ class TemplateBook(nn.Module):
 
     def _matching(self, wanted: Wanted, rows: np.ndarray, chance: np.random.Generator) -> Drawn | None:
         """A template with as many atoms of each element, whatever these are."""
-        signature = tuple(sorted(wanted.given.values()))
-        fitting = [row for row in rows.tolist() if self._signatures[row] == signature]
-        if not fitting:
+        found = likely_renaming([self._contents[row] for row in rows.tolist()], wanted.given, chance)
+        if found is None:
             return None
-        if len(fitting) > MOST_WEIGHED:
-            fitting = [int(row) for row in chance.choice(fitting, MOST_WEIGHED, replace=False)]
-        options = [self._named(row, wanted.given) for row in fitting]
-        scores = np.array([score for score, _ in options])
-        weights = np.exp(scores - scores.max())
-        pick = int(chance.choice(len(fitting), p=weights / weights.sum()))
-        template, colours = self._template(fitting[pick])
-        return Drawn(template=template, species=[options[pick][1][old] for old in colours], colours=colours)
-
-    def _named(self, row: int, wanted: Mapping[int, int]) -> tuple[float, dict[int, int]]:
-        """The likeliest way to name a template's elements anew, and the logarithm of its probability."""
-        from scipy.optimize import linear_sum_assignment
-
-        have = self._contents[row]
-        olds, news = sorted(have), sorted(wanted)
-        cost = np.full((len(olds), len(news)), 1e6)
-        for i, old in enumerate(olds):
-            likely = _likely(old, have)
-            for j, new in enumerate(news):
-                if have[old] == wanted[new]:
-                    cost[i, j] = 0.0 if old == new else -np.log(likely[new])
-        chosen, columns = linear_sum_assignment(cost)
-        pairs = zip(chosen.tolist(), columns.tolist(), strict=True)
-        return -float(cost[chosen, columns].sum()), {olds[i]: news[j] for i, j in pairs}
+        template, colours = self._template(int(rows[found[0]]))
+        return Drawn(template=template, species=[found[1][old] for old in colours], colours=colours)
 
     def _trying(self, wanted: Wanted, rows: np.ndarray, chance: np.random.Generator) -> Drawn | None:
         """Templates by chance, until what is given has a place in one."""
@@ -243,18 +217,6 @@ class TemplateBook(nn.Module):
         return np.array([len(counts) for counts in self._contents])
 
 
-def _likely(old: int, contents: Mapping[int, int]) -> np.ndarray:
-    """How likely each element takes the place of one in a crystal, (119,)."""
-    charges = guess_charges(tuple(sorted(contents.items()))) or {}
-    key = old, charges.get(old, 0)
-    if key not in _KNOWN:
-        _KNOWN[key] = ion_table().substitution(*key)
-    return _KNOWN[key]
-
-
-_KNOWN: dict[tuple[int, int], np.ndarray] = {}
-
-
 def _filled(wanted: Wanted, chance: np.random.Generator) -> Drawn | None:
     """Positions of the space group drawn by chance, each element of `given` on some of its own."""
     given = sorted(wanted.given)
@@ -302,7 +264,7 @@ def _assigned(
         fresh = [k for k in places if colours[k] not in used] or places
         owed = wanted.given[z]
         while owed > 0 and fresh:
-            weights = np.array([_likely(colours[k], contents)[z] if contents else 1.0 for k in fresh])
+            weights = np.array([likely_substitutes(colours[k], contents)[z] if contents else 1.0 for k in fresh])
             place = fresh[int(chance.choice(len(fresh), p=weights / weights.sum()))]
             species[place] = z
             used.add(colours[place])
