@@ -32,11 +32,6 @@ from euhedral.noise.masked import MASKED
 from euhedral.noise.torus import without_mean
 from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig
 
-FARTHEST = 5.0
-"""Bound of the clean lattice that a noisy one is taken for, in standard deviations: few steps and little training else
-multiply what is wrong of the noise at the first of them."""
-SMALLEST, LARGEST, SKEWEST = 0.0, 4.0, 2.5
-"""Bounds of the lattice at the end: the volume coordinate (1 to 1020 Å³ an atom), and the size of the others."""
 RELUCTANCE = 1e4
 """Taken from the logits of elements that the colours of a template speak against: they come where nothing else may."""
 _FILLER = 1
@@ -199,11 +194,8 @@ class DiffCSPPP(TemplateModel):
                 state = replace(state, coordinates=moved)
             guess = self._guess(state, orbits, now, asked)
             moved = noise.frac.reverse(state.coordinates, self._score(guess, orbits, now), now, later, rng=rng)
-            clean = noise.cell.clean_from_noise(state.lattice, guess.lattice, now).clamp(-FARTHEST, FARTHEST)
-            within = noise.cell.noise_from_clean(state.lattice, clean, now)
-            state = replace(
-                state, coordinates=moved, lattice=noise.cell.reverse(state.lattice, within, now, later, rng=rng)
-            )
+            lattice = self._lattice_step(state.lattice, guess.lattice, now, later, rng)
+            state = replace(state, coordinates=moved, lattice=lattice)
             due = -(-masked_at_start * (step + 1) // request.steps)
             for _ in range(due - revealed):
                 logits = orbits.mean(guess.species) - RELUCTANCE * _out_of_colour(state.species, colours)
@@ -254,15 +246,13 @@ class DiffCSPPP(TemplateModel):
     def _crystals(self, state: _State, orbits: Orbits, given: Tensor) -> CrystalBatch:
         """Whole crystals; atoms whose species were given stand in their places."""
         size, count = given.shape
-        lattice = state.lattice * self.lattice_std + self.lattice_mean
-        lattice = torch.cat([lattice[:, :5].clamp(-SKEWEST, SKEWEST), lattice[:, 5:].clamp(SMALLEST, LARGEST)], 1)
         species = orbits.at_atoms(state.species)
         order = torch.tensor([order_as_given(*pair) for pair in zip(given.tolist(), species.tolist(), strict=True)])
         order = order.to(species.device)
         frac = orbits.expand(state.coordinates).gather(1, order[..., None].expand(-1, -1, 3))
         return CrystalBatch(
             frac=frac.reshape(-1, 3),
-            cell=orbits.cell(orbits.lattice(lattice)),
+            cell=orbits.cell(orbits.lattice(self._lattice_of(state.lattice))),
             species=species.gather(1, order).reshape(-1),
             num_atoms=torch.full((size,), count, dtype=torch.int64, device=species.device),
         )

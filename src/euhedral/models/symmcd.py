@@ -21,7 +21,6 @@ from euhedral.errors import ConfigError
 from euhedral.models.atom_order import order_as_given
 from euhedral.models.base import LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions
-from euhedral.models.diffcsp_pp import FARTHEST, LARGEST, SKEWEST, SMALLEST
 from euhedral.models.fillings import makes_group
 from euhedral.models.guidance import Asked, extrapolate
 from euhedral.models.palette import Palette
@@ -273,9 +272,7 @@ class SymmCD(TemplateModel):
         noise = self.noise
         score = noise.frac.score_from_target(guess.frac, now)
         points = noise.frac.reverse(state.points, score, now, later, rng=rng)
-        clean = noise.cell.clean_from_noise(state.lattice, guess.lattice, now).clamp(-FARTHEST, FARTHEST)
-        within = noise.cell.noise_from_clean(state.lattice, clean, now)
-        return replace(state, points=points, lattice=noise.cell.reverse(state.lattice, within, now, later, rng=rng))
+        return replace(state, points=points, lattice=self._lattice_step(state.lattice, guess.lattice, now, later, rng))
 
     def _noisy(self, state: _State, cells: Cells, time: Tensor, known: Tensor) -> NoisySites:
         lattice = onto_family(state.lattice * self.lattice_std + self.lattice_mean, cells.group)
@@ -309,9 +306,7 @@ class SymmCD(TemplateModel):
         self, state: _State, templates: list[OrbitTemplate], cells: Cells, given: Tensor
     ) -> tuple[CrystalBatch, list[bool]]:
         """Whole crystals, points moved to the nearest positions; atoms whose species were given stand in their places."""
-        lattice = state.lattice * self.lattice_std + self.lattice_mean
-        lattice = torch.cat([lattice[:, :5].clamp(-SKEWEST, SKEWEST), lattice[:, 5:].clamp(SMALLEST, LARGEST)], 1)
-        lattice = onto_family(lattice, cells.group)
+        lattice = onto_family(self._lattice_of(state.lattice), cells.group)
         edges = cell_from_log_symmetric(lattice.double(), cells.conventional.double()).cpu().numpy()
         points, kinds = state.points.double().cpu().numpy(), state.kinds.cpu().numpy()
         present, known = state.present.cpu().numpy(), state.species.cpu()

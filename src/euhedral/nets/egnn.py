@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from euhedral.crystal.lattice import SYMMETRIC_BASIS
 from euhedral.nets.base import Context, NoisyCrystals, Prediction, features_of
 from euhedral.nets.pair_features import PairFeatures, PairFeaturesConfig
+from euhedral.nets.pair_sums import PairSumNet, PairSums
 from euhedral.nets.periodic_transformer import SPACE_GROUPS, SPECIES, ContextEmbedding
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class EGNNConfig:
     kind: Literal["egnn"] = "egnn"
 
 
-class EGNN(nn.Module):
+class EGNN(PairSumNet):
     """h_i <- h_i + node([h_i, sum_j gate(m_ij) m_ij]) with m_ij = message(h_i, h_j, distances of i and j) (Eq. 3 to 6).
 
     The vector of an atom is the sum over all layers, atoms j and widths of a displacement times what the message says of
@@ -98,25 +98,11 @@ class EGNN(nn.Module):
         atoms = self.embed_species(noisy.species) + whole[:, None]
         if self.embed_features is not None:
             atoms = atoms + self.embed_features(features_of(noisy))
-        frac = noisy.frac.new_zeros(b, n, 3 * self.config.vectors)
-        tensor = noisy.frac.new_zeros(b, 3, 3)
-        cartesian = away @ noisy.cell[:, None, None]
+        sums = PairSums(away, noisy.cell, vectors=self.config.vectors)
         for layer in self.layers:
             atoms, along, strain = layer(atoms, radial)
-            # Out of reach of autocast: sums of displacements that cancel.
-            frac = frac + (along.float()[..., None] * away[..., None, :, :]).sum(-2).flatten(-2).mean(2)
-            tensor = tensor + torch.einsum("bijk,bijkx,bijky->bxy", strain.float(), cartesian, cartesian) / n**2
-        atoms = self.norm(atoms)
-        pooled = atoms.mean(1)
-        strained = torch.einsum("bxy,kxy->bk", tensor, SYMMETRIC_BASIS.to(tensor))
-        species = frac.new_zeros(b, n, SPECIES) if self.to_species is None else self.to_species(atoms).float()
-        groups = frac.new_zeros(b, SPACE_GROUPS) if self.to_space_group is None else self.to_space_group(pooled).float()
-        return Prediction(
-            frac=frac - frac.mean(1, keepdim=True),
-            lattice=strained + self.to_lattice(pooled).float(),
-            species=species,
-            space_group=groups,
-        )
+            sums.add(along, strain)
+        return self.read(atoms, sums)
 
 
 class MessageLayer(nn.Module):

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from euhedral.crystal.lattice import SYMMETRIC_BASIS
 from euhedral.nets.base import Context, NoisyCrystals, Prediction, features_of
 from euhedral.nets.dimenet import DimeNetConfig, InteractionBlock
 from euhedral.nets.directional_basis import pair_basis
 from euhedral.nets.pair_features import PairFeatures, PairFeaturesConfig
+from euhedral.nets.pair_sums import PairSumNet, PairSums
 from euhedral.nets.periodic_transformer import SPACE_GROUPS, SPECIES, ContextEmbedding
 
 ROOT = 2**-0.5
@@ -60,7 +60,7 @@ class GemNetConfig:
     kind: Literal["gemnet"] = "gemnet"
 
 
-class GemNet(nn.Module):
+class GemNet(PairSumNet):
     """See the module. Angles enter by sums of spherical harmonics over the pairs at an atom, up to the third degree.
 
     Invariant to the origin, to cell images and to rotations, equivariant to permutation. The names of the axes enter by
@@ -97,25 +97,11 @@ class GemNet(nn.Module):
             atoms = atoms + self.embed_features(features_of(noisy))
         first, second = self.ends(atoms).chunk(2, -1)
         messages = functional.silu(self.embed_radial(basis[..., 1:, 0]) + first[:, :, None] + second[:, None])
-        frac = noisy.frac.new_zeros(b, n, 3 * self.config.vectors)
-        tensor = noisy.frac.new_zeros(b, 3, 3)
-        cartesian = away @ noisy.cell[:, None, None]
+        sums = PairSums(away, noisy.cell, vectors=self.config.vectors)
         for block in self.blocks:
             atoms, messages, forces, stress = block(atoms, messages, basis)
-            # Out of reach of autocast: sums of displacements that cancel.
-            frac = frac + (forces.float()[..., None] * away[..., None, :, :]).sum(-2).flatten(-2).mean(2)
-            tensor = tensor + torch.einsum("bijk,bijkx,bijky->bxy", stress.float(), cartesian, cartesian) / n**2
-        atoms = self.norm(atoms)
-        pooled = atoms.mean(1)
-        strained = torch.einsum("bxy,kxy->bk", tensor, SYMMETRIC_BASIS.to(tensor))
-        species = frac.new_zeros(b, n, SPECIES) if self.to_species is None else self.to_species(atoms).float()
-        groups = frac.new_zeros(b, SPACE_GROUPS) if self.to_space_group is None else self.to_space_group(pooled).float()
-        return Prediction(
-            frac=frac - frac.mean(1, keepdim=True),
-            lattice=strained + self.to_lattice(pooled).float(),
-            species=species,
-            space_group=groups,
-        )
+            sums.add(forces, stress)
+        return self.read(atoms, sums)
 
 
 class GemBlock(nn.Module):
