@@ -111,12 +111,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Where a recipe comes from; nothing that is computed depends on it.
+    """Where a recipe comes from, and how its models are sampled; training does not depend on it.
 
     Attributes:
         title: what it is.
         paper: where it was published.
-        steps: steps along the path that it is sampled with.
+        steps: steps along the path that its models are sampled with where no others are asked for; 0: 7.
         evaluations: evaluations of the network for one crystal in these steps; 0 where nobody counted them.
         status: what of it is there, and what is not.
     """
