@@ -5,7 +5,8 @@
 First, how far what each backbone says of a noisy crystal moves when the same crystal is written otherwise: its frame
 turned, its origin shifted, atoms listed in other cells. Distances are root mean squares of `Prediction.frac` over the
 root mean square of what is said, with random weights. Then one recipe, `crystalflow`, is trained with each backbone for
-the same time on the same crystals (`euhedral leaderboard`), and what it predicts and generates is judged.
+the same time on the same crystals (`euhedral leaderboard`, minutes of the processor), and what it predicts and generates
+is judged.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="of training of each backbone; 0 leaves it out")
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="to train")
     parser.add_argument("--out", type=Path, default=Path("equivariance"))
     parser.add_argument("--data", type=Path, default=DATA / "mp_20" / "train.csv.gz")
     parser.add_argument("--val", type=Path, default=DATA / "mp_20" / "val.csv.gz")
@@ -106,8 +108,8 @@ def main() -> None:
     if not given.minutes:
         return
     given.out.mkdir(parents=True, exist_ok=True)
-    recipes = [str(write_recipe(given.out, name, config)) for name, config in BACKBONES.items()]
-    settings = ContestSettings(minutes=given.minutes, evaluations=100)
+    recipes = [str(write_recipe(given.out, name, BACKBONES[name])) for name in given.backbones]
+    settings = ContestSettings(minutes=given.minutes, evaluations=100, clock="processor")
     print(to_markdown(hold_contest(given.data, given.val, given.out / "contest", recipes=recipes, settings=settings)))
 
 
