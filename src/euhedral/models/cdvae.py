@@ -19,6 +19,7 @@ from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.cdvae_heads import Outline
 from euhedral.models.cdvae_net import CDVAEConfig, CDVAENet, Posterior
 from euhedral.models.conditions import Conditions, PropertyScale
+from euhedral.models.guidance import asked_conditions
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
@@ -204,10 +205,7 @@ class CDVAE(GenerativeModel):
     def _embedded(self, request: SampleRequest, species: Tensor) -> tuple[Tensor, Tensor, float]:
         """Embedded conditions, the same with nothing asked, and the strength of guidance."""
         assert self.net.condition is not None
-        conditions, strength = request.conditions.to(species.device), request.guidance
-        nothing = Conditions.unknown(len(conditions), species.device)
-        if strength == 0 or not conditions.any_known():
-            conditions, strength = nothing, 1.0
+        conditions, nothing, strength = asked_conditions(request, species.device)
         none = self.net.condition(self.scale.context(nothing), species)
         full = none if conditions is nothing else self.net.condition(self.scale.context(conditions), species)
         return full, none, strength

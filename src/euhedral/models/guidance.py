@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from euhedral.models.base import SampleRequest
@@ -35,9 +36,8 @@ class Asked:
             scale: of the model's properties.
             conditioned: whether the model reads conditions at all.
         """
-        conditions, strength = request.conditions.to(scale.device), request.guidance
-        nothing = Conditions.unknown(len(conditions), scale.device)
-        if strength == 0 or not conditions.any_known() or not conditioned:
+        conditions, nothing, strength = asked_conditions(request, scale.device)
+        if not conditioned:
             conditions, strength = nothing, 1.0
         return cls(full=scale.context(conditions), none=scale.context(nothing), strength=strength)
 
@@ -45,6 +45,13 @@ class Asked:
         """The prediction, extrapolated where the strength is not 1."""
         guided = net(noisy, self.full)
         return guided if self.strength == 1 else extrapolate(net(noisy, self.none), guided, self.strength)
+
+
+def asked_conditions(request: SampleRequest, device: torch.device) -> tuple[Conditions, Conditions, float]:
+    """What is asked, nothing asked, and the strength of guidance; where nothing is, or at strength 0, twice nothing and 1."""
+    conditions, strength = request.conditions.to(device), request.guidance
+    nothing = Conditions.unknown(len(conditions), device)
+    return (nothing, nothing, 1.0) if strength == 0 or not conditions.any_known() else (conditions, nothing, strength)
 
 
 def extrapolate(free: Prediction, guided: Prediction, strength: float) -> Prediction:

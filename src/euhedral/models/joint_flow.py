@@ -14,6 +14,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.lattice import cell_from_log_symmetric, log_symmetric
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.conditions import Conditions, PropertyScale
+from euhedral.models.guidance import asked_conditions
 from euhedral.models.held import Held
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
@@ -371,10 +372,7 @@ class JointFlow(GenerativeModel):
 
     def _asked(self, request: SampleRequest, rng: torch.Generator) -> _Asked:
         options, device = self.config.sampling, self.lattice_mean.device
-        conditions, strength = request.conditions.to(device), request.guidance
-        nothing = Conditions.unknown(len(conditions), device)
-        if strength == 0 or not conditions.any_known():
-            conditions, strength = nothing, 1.0
+        conditions, nothing, strength = asked_conditions(request, device)
         own = nothing
         given = not bool((request.species == MASKED).any())
         if options.space_group_first and not bool((conditions.space_group > 0).any()):
