@@ -162,6 +162,10 @@ def test_info_and_version(tmp_path: Path, tiny_checkpoint: Path) -> None:
     result = euhedral("info", "--json", "--model", str(tiny_checkpoint), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)
+    assert json.loads(euhedral("info", str(tiny_checkpoint), "--json", cwd=tmp_path).stdout)["model"] == facts[
+        "model"
+    ] | {"name": str(tiny_checkpoint)}
+    assert facts["model"]["steps_of_generation"] == 7
     assert facts["model"]["atoms_in_a_cell_at_most"] == 12
     assert "Og" in facts["model"]["elements_not_known"].split()
     assert euhedral("--version", cwd=tmp_path).stdout.strip()

@@ -80,6 +80,14 @@ def test_dtype_and_device() -> None:
     assert same(double.to(torch.float32), rock_salt())
 
 
+def test_a_coordinate_just_below_one_is_not_rounded_up_to_it() -> None:
+    frac = torch.tensor([[1 - 1e-12, 0.5, 1 - 1e-7]], dtype=torch.float64)
+    cell = 3 * torch.eye(3, dtype=torch.float64)[None]
+    double = CrystalBatch(frac=frac, cell=cell, species=torch.tensor([6]), num_atoms=torch.tensor([1]))
+    single = double.to(torch.float32).validate()
+    assert single.frac[0, 0] == 0 and single.frac[0, 1] == 0.5 and 0.9999 < float(single.frac[0, 2]) < 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -49,6 +49,7 @@ def test_space_group_brings_its_own_atom_counts() -> None:
         ({"guidance": float("nan")}, "--guidance"),
         ({"guidance": -1.0}, "--guidance"),
         ({"seed": -1}, "--seed"),
+        ({"steer_strength": 2.0}, "name the model with --steer"),
         ({"space_group": 231}, "1 to 230"),
         ({"formula": "Xq2O"}, "Xq"),
         ({"formula": ""}, "formula"),
@@ -107,6 +108,8 @@ def test_what_a_model_does_not_read_cannot_be_asked_of_it() -> None:
     }
     with pytest.raises(RequestError, match=r"not learned to follow band_gap .*e_above_hull, formation.*--steer"):
         resolve(GenerationRequest(properties={"band_gap": 2.0}), seen)
+    with pytest.raises(RequestError, match=r"such as the default one$"):
+        resolve(GenerationRequest(properties={"band_gap": 2.0}), replace(seen, steers=False))
     asked = GenerationRequest(properties={"band_gap": 2.0, "e_above_hull": 0.0}, steer="judge")
     led = sample_request(resolve(asked, seen), PlannedBatch(first=0, size=2, num_atoms=4, seed=0))
     place = PROPERTIES.index("e_above_hull")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 
 def info(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The same as --model.", show_default=False)
+    ] = None,
     model: Annotated[str, typer.Option(help="Shipped weights by name, or a checkpoint folder.")] = "default",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show a model's training, measured quality and limits, and what this machine offers."""
-    facts = gather(model)
+    facts = gather(model if name is None else name)
     if as_json:
         sys.stdout.write(json.dumps(facts) + "\n")
         return
@@ -24,8 +28,9 @@ def info(
     console = Console()
     for section, values in facts.items():
         table = Table(title=section, title_justify="left", show_header=False)
-        for name, value in values.items():
-            table.add_row(name.replace("_", " "), _text(value))
+        for label, value in values.items():
+            if value is not None:
+                table.add_row(label.replace("_", " "), _text(value))
         console.print(table)
 
 
@@ -49,6 +54,7 @@ def gather(model: str) -> dict[str, dict[str, Any]]:
             "parameters": parameters,
             "weights_sha256": generator.digest,
             "atoms_in_a_cell_at_most": can.max_atoms,
+            "steps_of_generation": can.steps,
             "elements": len(can.elements),
             "elements_not_known": " ".join(SYMBOLS[z] for z in unknown),
             **{
@@ -68,6 +74,8 @@ def gather(model: str) -> dict[str, dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -10,11 +10,21 @@ import typer
 
 
 def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print the file of this one instead, to be copied and changed.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output instead of lines.")] = False,
 ) -> None:
     """List the recipes that `euhedral train --recipe NAME` takes: family, paper, parameters, evaluations, status."""
+    from euhedral.errors import ConfigError
     from euhedral.recipes import shipped
 
+    if name is not None:
+        if as_json:
+            raise ConfigError("--json lists all recipes; leave it out to print the file of one")
+        typer.echo(shipped.path_of(name).read_text(encoding="utf-8"), nl=False)
+        return
     rows: list[dict[str, Any]] = []
     for name in shipped.names():
         recipe = shipped.find(name)

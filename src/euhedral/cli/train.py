@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from euhedral.train.config import Recipe
 
 FINETUNE_RATE = 2e-4
+QUICK_STEPS = 100
+"""Steps along the path of a model that take seconds a crystal at most on a laptop."""
 
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the data's order and of all random numbers.")]
 MaxMinutes = Annotated[float | None, typer.Option(help="End after this many minutes of training, over all resumes.")]
 MaxEpochs = Annotated[int | None, typer.Option(help="End after this many passes over the data.")]
-BatchSize = Annotated[int | None, typer.Option(help="Crystals in a step of one device.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Most crystals in a step of one device; those of a step have one atom count.")
+]
 LearningRate = Annotated[float | None, typer.Option(help="Rate between warm-up and decay.")]
 CheckpointMinutes = Annotated[float | None, typer.Option(help="Minutes between two saves of the whole state.")]
 Devices = Annotated[int | None, typer.Option(help="How many devices; 0 takes all GPUs, or one CPU process.")]
@@ -167,4 +171,18 @@ def _finished(model: Path, console: Console) -> None:
 
     if process_rank() == 0:
         console.print(f"model: {model}", highlight=False, soft_wrap=True)
-        console.print(f"try it: euhedral generate --model {model}", highlight=False, soft_wrap=True)
+        console.print(f"try it: {_trial(model)}", highlight=False, soft_wrap=True)
+
+
+def _trial(folder: Path) -> str:
+    """A command that generates crystals of a model in a short time."""
+    from euhedral.models.checkpoint import load_model
+
+    checkpoint = load_model(folder)
+    words = [f"euhedral generate --model {folder}"]
+    if not checkpoint.model.chooses_species:
+        words.append("--formula FORMULA")
+    steps = int(checkpoint.meta.get("steps") or checkpoint.model.steps)
+    if steps > QUICK_STEPS:
+        words.append(f"-n 4 --steps {QUICK_STEPS}  (its recipe says {steps} steps: finer, and slower)")
+    return " ".join(words)

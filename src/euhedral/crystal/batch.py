@@ -163,10 +163,14 @@ class CrystalBatch:
         return total / self.volume * 1.66053906660
 
     def to(self, target: torch.device | torch.dtype | str) -> CrystalBatch:
-        """Move to a device, or change the floating dtype."""
+        """Move to a device, or change the floating dtype; a coordinate that would be rounded up to 1 becomes 0."""
         if isinstance(target, torch.dtype):
+            frac = self.frac.to(target)
             return CrystalBatch(
-                frac=self.frac.to(target), cell=self.cell.to(target), species=self.species, num_atoms=self.num_atoms
+                frac=frac.masked_fill((frac >= 1) & (self.frac < 1), 0.0),
+                cell=self.cell.to(target),
+                species=self.species,
+                num_atoms=self.num_atoms,
             )
         return CrystalBatch(
             frac=self.frac.to(target),

@@ -67,7 +67,15 @@ class Adapted(GenerativeModel):
         inputs = [AdapterInput(classes=len(one.classes), mean=one.mean, std=one.std) for one in config.columns]
         self.base.requires_grad_(False)
         self.base.net = AdaptedNet(net, inputs, config.width)
-        for name in ("holds_parts", "can_be_steered", "species_first", "reads_properties", "reads_space_group"):
+        for name in (
+            "holds_parts",
+            "can_be_steered",
+            "species_first",
+            "chooses_species",
+            "steps",
+            "reads_properties",
+            "reads_space_group",
+        ):
             setattr(self, name, getattr(self.base, name))
 
     def begin_from(self, base: GenerativeModel) -> None:

@@ -127,6 +127,8 @@ class GenerativeModel(nn.Module, ABC):
         holds_parts: whether `sample` keeps what `SampleRequest.held` says.
         can_be_steered: whether `sample` follows `SampleRequest.steering`, from when all species are known.
         species_first: whether species are chosen before the structure, where no sites are held.
+        chooses_species: whether it chooses species that are not given; else it predicts structures of compositions alone.
+        steps: along its path, where neither a request nor the recipe that it was trained by says.
         reads_properties: whether `sample` follows the properties of `SampleRequest.conditions`.
         reads_space_group: whether it follows their space group, or has it by construction.
     """
@@ -135,6 +137,8 @@ class GenerativeModel(nn.Module, ABC):
     holds_parts: bool = False
     can_be_steered: bool = False
     species_first: bool = False
+    chooses_species: bool = True
+    steps: int = 100
     reads_properties: bool = True
     reads_space_group: bool = True
 

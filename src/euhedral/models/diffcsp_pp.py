@@ -114,7 +114,7 @@ class DiffCSPPP(TemplateModel):
         if config.net.space_group or config.net.lattice != "log_symmetric":
             raise ConfigError("net.space_group must be false and net.lattice 'log_symmetric' in this family")
         super().__init__(config)
-        self.reads_properties = config.net.conditioned
+        self.reads_properties, self.chooses_species = config.net.conditioned, config.species == "absorbing"
         self.net = CSPNet(config.net)
         self.noise = JointNoise(
             frac=WrappedNormal(config.frac), cell=VariancePreserving(config.cell), species=AbsorbingSpecies()

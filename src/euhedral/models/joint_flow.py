@@ -148,6 +148,7 @@ class JointFlow(GenerativeModel):
 
     holds_parts = True
     can_be_steered = True
+    steps = 7
 
     def __init__(self, config: JointFlowConfig) -> None:
         super().__init__()

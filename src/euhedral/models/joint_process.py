@@ -173,6 +173,7 @@ class JointProcess(GenerativeModel):
         )
         self.can_be_steered = self.frac.aims and self.lattice.path.aims
         self.reads_properties = self.reads_space_group = self.conditioned
+        self.chooses_species = self.species.predicts
         self.scale = PropertyScale(config.property_mean, config.property_std)
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:

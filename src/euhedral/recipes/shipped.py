@@ -22,13 +22,17 @@ def find(name: str) -> Recipe:
     Raises:
         ConfigError: where there is neither, naming the nearest shipped one, or the file is no recipe.
     """
-    if name in names():
-        return load_recipe(FOLDER / f"{name}.yaml")
-    if Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
-        return load_recipe(name)
-    raise ConfigError(
-        f"no recipe {name!r}{registry.nearest(name, names())}; give a YAML file or one of {', '.join(names())}"
-    )
+    is_file = name not in names() and (Path(name).exists() or Path(name).suffix in (".yaml", ".yml"))
+    return load_recipe(name if is_file else path_of(name))
+
+
+def path_of(name: str) -> Path:
+    """File of a shipped recipe. Raises ConfigError where there is none, naming the nearest."""
+    if name not in names():
+        raise ConfigError(
+            f"no recipe {name!r}{registry.nearest(name, names())}; give a YAML file or one of {', '.join(names())}"
+        )
+    return FOLDER / f"{name}.yaml"
 
 
 def count_parameters(recipe: Recipe) -> int:

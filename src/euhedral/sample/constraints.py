@@ -15,6 +15,8 @@ from euhedral.evaluate.validity import content_validity
 from euhedral.sample.request import ResolvedRequest
 from euhedral.sample.template import Template
 
+SUPERGROUPS = "without those that are more symmetric by chance"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintShare:
@@ -23,7 +25,8 @@ class ConstraintShare:
     Attributes:
         met: crystals that meet it.
         total: crystals judged.
-        kind: "by construction", "drawn again until met" or "soft".
+        kind: "by construction", "drawn again until met" or "soft"; `SUPERGROUPS` of a space group that is there by
+            construction, where chance may have made a crystal more symmetric.
     """
 
     met: int
@@ -74,11 +77,11 @@ def verify(
     if request.charge_neutral:
         verdicts["charge_neutral"] = ([content_validity(s).valid for s in species], "drawn again until met")
     if request.space_group is not None:
-        kind = hard if symmetric else "soft"
+        kind = SUPERGROUPS if symmetric else "soft"
         verdicts["space_group"] = ([number == request.space_group for number in space_groups], kind)
         if symmetric:
             kept = keeps_operations(crystals, request.space_group)
-            verdicts["space_group_or_supergroup"] = (kept.tolist(), kind)
+            verdicts["space_group_or_supergroup"] = (kept.tolist(), hard)
     return {
         name: ConstraintShare(met=sum(flags), total=len(flags), kind=kind) for name, (flags, kind) in verdicts.items()
     }

@@ -88,13 +88,17 @@ class Generator:
             # A model with adapters can do what the one that it was made from can, and answers to its columns too.
             plain = model.base if isinstance(model, Adapted) else model
             columns = model.config.columns if isinstance(model, Adapted) else ()
-            known = Capabilities.from_meta(meta, config=getattr(plain, "config", None), columns=columns)
+            known = Capabilities.from_meta(
+                meta, config=getattr(plain, "config", None), columns=columns, steps=model.steps
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint lacks the training statistics that requests need ({error!r})"
             ) from None
         learned = known.properties if model.reads_properties else frozenset[str]()
-        self.capabilities = replace(known, properties=learned, space_group=model.reads_space_group)
+        self.capabilities = replace(
+            known, properties=learned, space_group=model.reads_space_group, steers=model.can_be_steered
+        )
 
     @classmethod
     def load(cls, name: str = "default", *, device: str = "auto") -> Generator:
@@ -263,9 +267,10 @@ class Generator:
             place[bad] = len(crystals) + torch.arange(len(bad))
             crystals = CrystalBatch.concat([crystals, again])[place]
         if not bool(holds_together(crystals).all()):
+            gentler = "--guidance" if resolved.request.steer is None else "--steer-strength or --guidance"
             raise RequestError(
-                "what was asked for is so far from the training data that no crystals come of it: lower --guidance, or choose "
-                "targets that known crystals have"
+                "what was asked for is so far from the training data that no crystals come of it, or the steps are too few for "
+                f"it: lower {gentler}, raise --steps above {resolved.steps}, or choose targets that known crystals have"
             )
         if resolved.request.idealize and not self.symmetric and resolved.request.template is None:
             crystals = self._onto_symmetry(crystals)
@@ -279,6 +284,7 @@ class Generator:
             raise RequestError(
                 "this model cannot be led by a property model: leave --steer out, or take the default model"
             )
+        predictor = load_predictor(request.steer, self.device)
         placed = request.template is not None and len(request.template.positions) > 0
         undecided = request.template is not None and request.template.undecided
         if undecided or (resolved.composition is None and (placed or not self.model.species_first)):
@@ -287,7 +293,6 @@ class Generator:
                 "--steer leads structures whose species are known from the start, and here they are chosen on the way: "
                 + advice
             )
-        predictor = load_predictor(request.steer, self.device)
         if unknown := [name for name in request.properties if name in PROPERTIES and name not in predictor.known]:
             raise RequestError(
                 f"the model {request.steer!r} has learned {', '.join(sorted(predictor.known))}, and not {', '.join(unknown)}; "

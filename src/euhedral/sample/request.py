@@ -24,8 +24,6 @@ _EXAMPLES = {
     "exclude_elements": "'Pb,Cd'",
 }
 MOST_CRYSTALS = 10_000_000
-STEPS = 7
-"""Steps along the path of a model whose checkpoint does not say; those of the default model."""
 FARTHEST = 10.0
 """Standard deviations of a property in training that a target may be from its mean."""
 
@@ -132,6 +130,7 @@ class Capabilities:
         property_scale: mean and standard deviation of properties in training, where the model knows them.
         properties: those of `PROPERTIES` that it learned to follow; none for a model that reads none.
         space_group: whether it follows a space group.
+        steers: whether a property model can lead its crystals.
         steps: along its path, where a request does not say.
         columns: columns of the data that the model's adapters learned, in their order.
     """
@@ -143,7 +142,8 @@ class Capabilities:
     property_scale: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     properties: frozenset[str] = frozenset(PROPERTIES)
     space_group: bool = True
-    steps: int = STEPS
+    steers: bool = True
+    steps: int = 7
     columns: tuple[Column, ...] = ()
 
     @property
@@ -153,9 +153,9 @@ class Capabilities:
 
     @classmethod
     def from_meta(
-        cls, meta: Mapping[str, Any], *, config: Any = None, columns: tuple[Column, ...] = ()
+        cls, meta: Mapping[str, Any], *, config: Any = None, columns: tuple[Column, ...] = (), steps: int = 7
     ) -> Capabilities:
-        """Read from what training put in a checkpoint, and from the model's config."""
+        """Read from what training put in a checkpoint, and from the model's config; `steps` where the former does not say."""
         statistics = meta["statistics"]
         known = statistics.get("property_known")
         return cls(
@@ -168,7 +168,7 @@ class Capabilities:
             property_scale=_property_scale(config)
             | {one.name: (one.mean, one.std) for one in columns if not one.classes},
             properties=frozenset(name for name in PROPERTIES if known is None or known.get(name)),
-            steps=int(meta.get("steps") or STEPS),
+            steps=int(meta.get("steps") or steps),
             columns=columns,
             neutral_share=None if (share := statistics.get("neutral_share")) is None else float(share),
         )
@@ -199,7 +199,7 @@ class ResolvedRequest:
     open_elements: int
     num_atoms: Mapping[int, float]
     neutral_share: float | None = None
-    steps: int = STEPS
+    steps: int = 7
     told: frozenset[str] = frozenset(PROPERTIES)
     columns: tuple[Column, ...] = ()
 
@@ -327,6 +327,8 @@ def _check_numbers(request: GenerationRequest) -> None:
         raise RequestError(f"--guidance must be between 0 and 100, not {request.guidance}")
     if not (math.isfinite(request.steer_strength) and 0 <= request.steer_strength <= 1000):
         raise RequestError(f"--steer-strength must be between 0 and 1000, not {request.steer_strength}")
+    if request.steer is None and request.steer_strength != 1:
+        raise RequestError("--steer-strength is that of the gradient of a property model: name the model with --steer")
     if request.steer is not None and not set(request.properties) & set(PROPERTIES):
         raise RequestError(f"--steer leads toward a target: give one with --property ({', '.join(PROPERTIES)})")
     if not 0 <= request.seed < 2**63:
@@ -339,7 +341,7 @@ def _check_targets(request: GenerationRequest, capabilities: Capabilities) -> No
     if request.space_group is not None and not capabilities.space_group:
         raise RequestError(
             "this model reads no space group, so that --space-group would change nothing: leave it out, or take the default "
-            "model or a recipe that has it by construction, such as diffcsp_pp (`euhedral recipes`)"
+            "model or a recipe that has it by construction: diffcsp_pp, symmcd"
         )
     for name, value in request.properties.items():
         if (place := position_of(capabilities.columns, name)) is not None:
@@ -356,8 +358,9 @@ def _check_targets(request: GenerationRequest, capabilities: Capabilities) -> No
         if name not in capabilities.properties and request.steer is None:
             learned = ", ".join(sorted(capabilities.properties)) or "none"
             raise RequestError(
-                f"this model has not learned to follow {name} (it has learned: {learned}): leave it out, take a model that "
-                "has, such as the default one, or lead the crystals by a property model with --steer"
+                f"this model has not learned to follow {name} (it has learned: {learned}): leave it out, or take a model that "
+                "has, such as the default one"
+                + (", or lead the crystals by a property model with --steer" if capabilities.steers else "")
             )
     for name, value in request.properties.items():
         if name not in capabilities.property_scale or isinstance(value, str):

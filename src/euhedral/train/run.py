@@ -182,8 +182,11 @@ def _fit(out: Path, spec: RunSpec, console: Console | None) -> Path:
         trainer.callbacks.append(keeper)
         with _stop_on_interrupt(module):
             trainer.fit(module, train_dataloaders=data)
+    done = f"{progress.step:,} steps, {progress.crystals:,} crystals seen"
     if module.share_done < 1:
-        display.say(f"stopped; go on with: euhedral train --resume {out}")
+        display.say(f"stopped after {done}; go on with: euhedral train --resume {out}")
+    else:
+        display.say(f"finished: {done}")
     return out / MODEL
 
 
