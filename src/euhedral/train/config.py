@@ -116,7 +116,8 @@ class About:
     Attributes:
         title: what it is.
         paper: where it was published.
-        steps: steps along the path that its models are sampled with where no others are asked for; 0: 7.
+        steps: steps along the path that its models are sampled with where no others are asked for; 0: those of the family
+            (`GenerativeModel.steps`).
         evaluations: evaluations of the network for one crystal in these steps; 0 where nobody counted them.
         status: what of it is there, and what is not.
     """
