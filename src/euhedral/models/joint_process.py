@@ -269,8 +269,9 @@ class JointProcess(GenerativeModel):
         species = self.species.step(state.species, guess.species, now, later, rng=rng)
         if self.config.solver == "euler" or float(later[0]) >= 1 or not self._derived:
             frac = self.frac.step(state.frac, guess.frac, now, later, rng=rng)
-            lattice = path.step(state.lattice, _lattice_of(guess), now, later, rng=rng)
-            return _State(frac=frac, lattice=self.lattice.bounded(lattice), species=species)
+            num_atoms = torch.full_like(now, frac.shape[1])
+            lattice = self.lattice.step(state.lattice, _lattice_of(guess), now, later, num_atoms, rng=rng)
+            return _State(frac=frac, lattice=lattice, species=species)
         assert isinstance(self.frac, Derived)
         assert isinstance(path, Derived)
         first = (

@@ -38,6 +38,8 @@ _PATHS: dict[str, Any] = {
     "interpolant": Interpolant,
     "gaussian_bayesian": GaussianBayesian,
 }
+WIDEST = 4.0
+"""Standard deviations of the logarithms of edges in training, see `LatticeField.step`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,26 @@ class LatticeField:
         drawn = torch.randn(len(num_atoms), 3, generator=rng, device=device)
         angles = 60 + 60 * torch.rand(len(num_atoms), 3, generator=rng, device=device)
         return cell_from_parameters((lengths[0] + lengths[1] * drawn + sizes).exp(), closable(angles))
+
+    def step(
+        self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, num_atoms: Tensor, *, rng: torch.Generator
+    ) -> Tensor:
+        """Numbers at a later time, within the bounds of the map.
+
+        Where a matrix is diffused, the clean one that a prediction means has no edge beyond `WIDEST` standard deviations of
+        those in training: at the first of few steps the noise is divided by next to nothing, and what is wrong of it after
+        little training would make cells of thousands of Å³.
+        """
+        if self.matrix and isinstance(self.path, VariancePreservingPath):
+            guess = self.path.within(value, guess, t, lambda clean: self._within_data(clean, num_atoms))
+        return self.bounded(self.path.step(value, guess, t, later, rng=rng))
+
+    def _within_data(self, cell: Tensor, num_atoms: Tensor) -> Tensor:
+        """Cells whose longer edges are shortened."""
+        sizes = num_atoms.to(cell.device).log()[:, None] / 3
+        longest = (self.lengths[0] + WIDEST * self.lengths[1]).to(cell.device) + sizes
+        edges = cell.norm(dim=-1)
+        return cell * (longest.exp() / edges.clamp_min(1e-9)).clamp_max(1)[..., None]
 
     def cell(self, value: Tensor, num_atoms: Tensor) -> Tensor:
         """Cells (b, 3, 3) of numbers on their way."""
