@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from euhedral.config import parse_config
-from euhedral.models.lattice_field import WIDEST, LatticeField, LatticeFieldConfig
+from euhedral.models.lattice_field import LatticeField, LatticeFieldConfig
+from euhedral.models.lattice_maps import WIDEST
 
 LENGTHS = torch.tensor([[0.85, 0.95, 1.25], [0.2, 0.2, 0.3]])
 
@@ -30,6 +31,18 @@ def test_a_wrong_prediction_of_the_first_of_few_steps_makes_no_giant_cell(target
     if target == "noise":
         free = field.path.step(value, wrong, now, later, rng=torch.Generator().manual_seed(2))
         assert float(free.norm(dim=-1).median()) > 10 * float(longest.max())
+
+
+@pytest.mark.parametrize("representation", ["log_symmetric", "tangent", "logit", "cosine"])
+def test_standardised_numbers_stay_within_five_standard_deviations(representation: str) -> None:
+    values = {"representation": representation, "path": {"kind": "variance_preserving", "deterministic": True}}
+    statistics = torch.tensor([[0.0] * 5 + [1.65], [0.1] * 6])
+    field = LatticeField(parse_config(LatticeFieldConfig, values), lattice=statistics, lengths=LENGTHS)
+    num_atoms, now, last = torch.full((500,), 8), torch.zeros(500), torch.ones(500)
+    value = field.prior(num_atoms, rng=torch.Generator().manual_seed(0))
+    wrong = 30 * torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
+    found = field.step(value, wrong, now, last, num_atoms, rng=torch.Generator().manual_seed(2))
+    assert float(found.abs().max()) == pytest.approx(WIDEST, abs=0.01)
 
 
 def test_predictions_of_cells_like_those_of_the_data_are_followed_as_they_are() -> None:

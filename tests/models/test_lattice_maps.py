@@ -17,7 +17,7 @@ from euhedral.models.lattice_maps import (
 
 MEAN, STD = torch.tensor([1.2, 1.3, 1.5]), torch.tensor([0.2, 0.2, 0.3])
 MAPS = [
-    pytest.param(MatrixMap(), id="matrix"),
+    pytest.param(MatrixMap(torch.stack([MEAN, STD])), id="matrix"),
     pytest.param(LogSymmetricMap(torch.zeros(6), torch.full((6,), 0.2)), id="log_symmetric"),
     pytest.param(SymmetricMap(), id="symmetric"),
     *(pytest.param(ParameterMap(MEAN, STD, angles), id=angles) for angles in ("tangent", "logit", "cosine")),

@@ -38,8 +38,6 @@ _PATHS: dict[str, Any] = {
     "interpolant": Interpolant,
     "gaussian_bayesian": GaussianBayesian,
 }
-WIDEST = 4.0
-"""Standard deviations of the logarithms of edges in training, see `LatticeField.step`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,20 +105,13 @@ class LatticeField:
     ) -> Tensor:
         """Numbers at a later time, within the bounds of the map.
 
-        Where a matrix is diffused, the clean one that a prediction means has no edge beyond `WIDEST` standard deviations of
-        those in training: at the first of few steps the noise is divided by next to nothing, and what is wrong of it after
-        little training would make cells of thousands of Å³.
+        In a diffusion, the clean numbers that a prediction means are kept near the data (`LatticeMap.near`): at the first of
+        few steps noise is divided by next to nothing, and what is wrong of it after little training would make giant or flat
+        cells.
         """
-        if self.matrix and isinstance(self.path, VariancePreservingPath):
-            guess = self.path.within(value, guess, t, lambda clean: self._within_data(clean, num_atoms))
+        if isinstance(self.path, VariancePreservingPath):
+            guess = self.path.within(value, guess, t, lambda clean: self.map.near(clean, num_atoms))
         return self.bounded(self.path.step(value, guess, t, later, rng=rng))
-
-    def _within_data(self, cell: Tensor, num_atoms: Tensor) -> Tensor:
-        """Cells whose longer edges are shortened."""
-        sizes = num_atoms.to(cell.device).log()[:, None] / 3
-        longest = (self.lengths[0] + WIDEST * self.lengths[1]).to(cell.device) + sizes
-        edges = cell.norm(dim=-1)
-        return cell * (longest.exp() / edges.clamp_min(1e-9)).clamp_max(1)[..., None]
 
     def cell(self, value: Tensor, num_atoms: Tensor) -> Tensor:
         """Cells (b, 3, 3) of numbers on their way."""
@@ -140,7 +131,7 @@ class LatticeField:
 
 def _map(representation: Representation, lattice: Tensor, lengths: Tensor) -> LatticeMap:
     if representation == "matrix":
-        return MatrixMap()
+        return MatrixMap(lengths)
     if representation == "log_symmetric":
         return LogSymmetricMap(lattice[0], lattice[1])
     if representation == "symmetric":

@@ -25,6 +25,8 @@ SHORTEST, LONGEST = 0.5, 500.0
 """Bounds in Å of a generated cell (its lengths, or its principal stretches), so that a diverged one is a crystal."""
 FARTHEST = 20.0
 """Bound of standardised values on their way, for the same reason."""
+WIDEST = 5.0
+"""Bound of standardised values of a likely cell, in standard deviations of those in training."""
 DEEPEST = 8.0
 """Bound of log-symmetric coordinates of a generated cell, for the same reason: stretches of e^8 for one alone."""
 
@@ -55,16 +57,26 @@ class LatticeMap(ABC):
         """Six numbers of order one that a network reads of the values, (b, 6)."""
         return values
 
+    def near(self, values: Tensor, num_atoms: Tensor) -> Tensor:
+        """Values of cells, those that no training crystal is likely to have brought to the border: `WIDEST` of them."""
+        return values.clamp(-WIDEST, WIDEST)
+
 
 class MatrixMap(LatticeMap):
     """The matrix itself, in Å (DiffCSP, OMatG); what a network reads is its metric, which no rotation changes.
 
     Crystals are turned until a lies along x and b in the xy plane, as cells that are drawn as noise are (`LatticeField`):
     matrices between a crystal and noise that is turned otherwise would be those of flat cells.
+
+    Args:
+        lengths: mean and standard deviation of log(length / Å) - log(N) / 3 of each edge in training, (2, 3).
     """
 
     shape = (3, 3)
     bound = LONGEST
+
+    def __init__(self, lengths: Tensor) -> None:
+        self.lengths = lengths
 
     def encode(self, cell: Tensor, num_atoms: Tensor) -> Tensor:
         """The cell, turned."""
@@ -78,6 +90,12 @@ class MatrixMap(LatticeMap):
         """Coordinates of the metric, which cells of any size keep below one."""
         metric = torch.einsum("bij,kij->bk", values @ values.mT, SYMMETRIC_BASIS.to(values))
         return metric / (1 + metric[:, 5:].abs())
+
+    def near(self, values: Tensor, num_atoms: Tensor) -> Tensor:
+        """Cells whose longer edges are shortened."""
+        mean, std = self.lengths.to(values)
+        longest = (mean + WIDEST * std + num_atoms.to(values).log()[:, None] / 3).exp()
+        return values * (longest / values.norm(dim=-1).clamp_min(1e-9)).clamp_max(1)[..., None]
 
 
 class LogSymmetricMap(LatticeMap):
@@ -127,6 +145,10 @@ class SymmetricMap(LatticeMap):
         coordinates = torch.cat([coordinates[:, :5], coordinates[:, 5:] + self.mean], 1)
         cell = torch.einsum("bk,kij->bij", coordinates, SYMMETRIC_BASIS.to(coordinates))
         return cell * num_atoms.to(values)[:, None, None] ** (1 / 3)
+
+    def near(self, values: Tensor, num_atoms: Tensor) -> Tensor:
+        """Values that are not standardised: within their bound."""
+        return values.clamp(-self.bound, self.bound)
 
 
 class ParameterMap(LatticeMap):
