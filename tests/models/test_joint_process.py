@@ -96,6 +96,18 @@ def test_an_exact_network_gives_the_crystal_back(representation: str, corrector:
     assert torch.equal(found.species.view(4, 5), crystal.species.expand(4, 5))
 
 
+@pytest.mark.parametrize("code", ["one_hot", "analog_bits"])
+def test_codes_that_a_wrong_prediction_means_stay_within_those_of_elements(code: str) -> None:
+    model = model_of(species={"kind": "coded", "code": code, "path": {"kind": "variance_preserving"}})
+    field, size = model.species, 200
+    state = field.start(contract.free_request(size, 3), rng=rng(), device=torch.device("cpu"))
+    wrong = 30 * torch.randn(state.value.shape, generator=rng(1))
+    now, later = torch.zeros(size), torch.full((size,), 0.01)
+    moved = field.step(state, wrong, now, later, rng=rng(2))
+    # What is left is noise of size one.
+    assert float(moved.value.std()) < 1.5 and float(moved.value.abs().max()) < 8
+
+
 def test_an_exact_network_has_the_least_loss() -> None:
     model = model_of(lattice={"representation": "matrix", "path": {"kind": "variance_preserving"}})
     crystal = perovskite()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -239,6 +240,16 @@ def test_a_true_target_aims_at_the_crystal(name: str) -> None:
     # A wide wrapped normal has other images in sight, where Tweedie's formula means their mean.
     near = apart.abs().amax((1, 2)) < 1e-5
     assert float(near.double().mean()) > (0.5 if "wrapped normal" in name else 0.97)
+
+
+@pytest.mark.parametrize("target", ["noise", "clean"])
+def test_a_prediction_within_bounds_means_the_bounded_clean_value(target: Literal["noise", "clean"]) -> None:
+    path = VariancePreservingPath(VariancePreservingPathConfig(target=target))
+    value, t = torch.randn(50, 6, generator=rng(), dtype=torch.float64), torch.linspace(0, 0.9, 50).double()
+    wrong = 20 * torch.randn(50, 6, generator=rng(1), dtype=torch.float64)
+    within = path.within(value, wrong, t, lambda clean: clean.clamp(-1, 1))
+    base, reach = path.aim(value, t)
+    torch.testing.assert_close(base + reach * within, (base + reach * wrong).clamp(-1, 1), atol=1e-9, rtol=1e-9)
 
 
 def test_end_back_draws_the_belief_of_training_anew_and_ends_at_the_prediction() -> None:

@@ -20,9 +20,13 @@ class SpeciesCode(ABC):
 
     Attributes:
         width: channels of a code.
+        least: least number of a code.
+        most: most of one.
     """
 
     width: int
+    least: float
+    most: float
 
     @abstractmethod
     def encode(self, species: Tensor) -> Tensor:
@@ -44,7 +48,7 @@ class SpeciesCode(ABC):
 class AnalogBits(SpeciesCode):
     """Seven binary digits of the atomic number, as -1 and 1."""
 
-    width = 7
+    width, least, most = 7, -1.0, 1.0
 
     def encode(self, species: Tensor) -> Tensor:
         """See the class."""
@@ -55,10 +59,10 @@ class AnalogBits(SpeciesCode):
 class OneHot(SpeciesCode):
     """One channel for each of the 118 elements, times `scale`, so that the noise of order one does not drown it."""
 
-    width = ELEMENTS
+    width, least = ELEMENTS, 0.0
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
+        self.scale = self.most = scale
 
     def encode(self, species: Tensor) -> Tensor:
         """See the class."""
