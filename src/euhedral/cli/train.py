@@ -176,13 +176,13 @@ def _finished(model: Path, console: Console) -> None:
 
 def _trial(folder: Path) -> str:
     """A command that generates crystals of a model in a short time."""
-    from euhedral.models.checkpoint import load_model
+    from euhedral.sample.generate import Generator
 
-    checkpoint = load_model(folder)
+    generator = Generator.load(str(folder), device="cpu")
     words = [f"euhedral generate --model {folder}"]
-    if not checkpoint.model.chooses_species:
+    if not generator.model.chooses_species:
         words.append("--formula FORMULA")
-    steps = int(checkpoint.meta.get("steps") or checkpoint.model.steps)
+    steps = generator.capabilities.steps
     if steps > QUICK_STEPS:
         words.append(f"-n 4 --steps {QUICK_STEPS}  (its recipe says {steps} steps: finer, and slower)")
     return " ".join(words)

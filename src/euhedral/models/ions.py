@@ -95,7 +95,11 @@ def likely_renaming(
         Its place and the change, or None where the numbers of atoms are those of no crystal.
     """
     signature = sorted(wanted.values())
-    fitting = [place for place, have in enumerate(contents) if sorted(have.values()) == signature]
+    fitting = [
+        place
+        for place, have in enumerate(contents)
+        if len(have) == len(signature) and sorted(have.values()) == signature
+    ]
     if not fitting:
         return None
     if len(fitting) > MOST_WEIGHED:

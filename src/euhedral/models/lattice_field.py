@@ -109,8 +109,7 @@ class LatticeField:
         few steps noise is divided by next to nothing, and what is wrong of it after little training would make giant or flat
         cells.
         """
-        if isinstance(self.path, VariancePreservingPath):
-            guess = self.path.within(value, guess, t, lambda clean: self.map.near(clean, num_atoms))
+        guess = self.path.within(value, guess, t, lambda clean: self.map.near(clean, num_atoms))
         return self.bounded(self.path.step(value, guess, t, later, rng=rng))
 
     def cell(self, value: Tensor, num_atoms: Tensor) -> Tensor:

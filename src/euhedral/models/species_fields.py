@@ -269,9 +269,8 @@ class CodedSpecies(SpeciesField):
         In a diffusion, the clean codes that a prediction means are kept within those of elements (Chen et al., ICLR 2023,
         Section 3.1), for the reason that `LatticeField.step` has.
         """
-        if isinstance(self.path, VariancePreservingPath):
-            code = self.code
-            guess = self.path.within(state.value, guess, t, lambda clean: clean.clamp(code.least, code.most))
+        code = self.code
+        guess = self.path.within(state.value, guess, t, lambda clean: clean.clamp(code.least, code.most))
         return self._settled(state, self.path.step(state.value, guess, t, later, rng=rng), later, rng)
 
     def derivative(self, state: SpeciesState, guess: Tensor, t: Tensor) -> Tensor:

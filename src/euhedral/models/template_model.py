@@ -12,14 +12,12 @@ from torch import Tensor
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.models.conditions import PropertyScale
 from euhedral.models.known_units import KnownUnits, lattice_scales
+from euhedral.models.lattice_maps import WIDEST
 from euhedral.models.symmetric import SymmetricModel
 from euhedral.models.templates import TemplateBook
 from euhedral.noise.gaussian import VariancePreserving
 from euhedral.noise.joint import JointNoise
 
-FARTHEST = 5.0
-"""Bound of the clean lattice that a noisy one is taken for, in standard deviations: few steps and little training else
-multiply what is wrong of the noise at the first of them."""
 SMALLEST, LARGEST, SKEWEST = 0.0, 4.0, 2.5
 """Bounds of the lattice at the end: the volume coordinate (1 to 1020 Å³ an atom), and the size of the others."""
 
@@ -64,10 +62,11 @@ class TemplateModel(SymmetricModel):
         return self.book.holds(space_group, num_atoms, composition, elements)
 
     def _lattice_step(self, value: Tensor, noise: Tensor, now: Tensor, later: Tensor, rng: torch.Generator) -> Tensor:
-        """Standardised lattices (b, 6) at a later time, given the noise that the network finds in them."""
+        """Standardised lattices (b, 6) at a later time, given the noise that the network finds in them; what it means is kept
+        near the data, as by `LatticeField.step`."""
         process = self.noise.cell
-        clean = process.clean_from_noise(value, noise, now).clamp(-FARTHEST, FARTHEST)
-        return process.reverse(value, process.noise_from_clean(value, clean, now), now, later, rng=rng)
+        near = process.noise_within(value, noise, now, lambda clean: clean.clamp(-WIDEST, WIDEST))
+        return process.reverse(value, near, now, later, rng=rng)
 
     def _lattice_of(self, value: Tensor) -> Tensor:
         """Log-symmetric coordinates (b, 6) of standardised lattices, within bounds."""

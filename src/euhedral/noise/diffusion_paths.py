@@ -151,11 +151,10 @@ class VariancePreservingPath(Path):
         return self.process.clean_from_noise(value, nothing, t), self.process.clean_from_noise(nothing, one, t)
 
     def within(self, value: Tensor, guess: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
-        """The prediction whose clean value is the bounded one of this prediction."""
+        """See `Path`."""
         if self.config.target == "clean":
             return bounded(guess)
-        clean = bounded(self.process.clean_from_noise(value, guess, t))
-        return self.process.noise_from_clean(value, clean, t).to(guess.dtype)
+        return self.process.noise_within(value, guess, t, bounded).to(guess.dtype)
 
     def _noise(self, value: Tensor, guess: Tensor, t: Tensor) -> Tensor:
         return guess if self.config.target == "noise" else self.process.noise_from_clean(value, guess, t)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +79,10 @@ class VariancePreserving:
         """e = (x_t - sqrt(a) x) / sqrt(1 - a), for t < 1."""
         kept, lost = self._scales(t, noisy)
         return (noisy - kept * clean) / lost
+
+    def noise_within(self, noisy: Tensor, noise: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
+        """The noise whose clean value is the bounded one of this noise, for t < 1."""
+        return self.noise_from_clean(noisy, bounded(self.clean_from_noise(noisy, noise, t)), t)
 
     def score_from_noise(self, noise: Tensor, t: Tensor) -> Tensor:
         """Score of the marginal at time t < 1: -E[e | x_t] / sqrt(1 - a)."""

@@ -8,6 +8,7 @@ the field itself on the last axis of its values, such as velocities; `field_of` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class Path(ABC):
     def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
         """A corrector's move at time t; without a generator, nothing random is added."""
         return value
+
+    def within(self, value: Tensor, guess: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
+        """The prediction whose clean value is the bounded one of this; this one itself where it never means far values."""
+        return guess
 
     def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """a and b such that a prediction g at a value says that the data is a + b g, at t < 1; only where `aims`.

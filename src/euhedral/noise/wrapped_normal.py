@@ -43,7 +43,8 @@ class WrappedNormal:
         self.config = config = config or WrappedNormalConfig()
         widths = torch.linspace(math.log(config.sigma_min), math.log(config.sigma_max), config.levels).double().exp()
         self._moments = score_moments(widths)
-        self._target_moments = score_moments(widths.clamp_max(_FLAT))
+        flat = score_moments(torch.tensor([_FLAT], dtype=torch.float64))
+        self._target_moments = torch.where(widths < _FLAT, self._moments, flat)
 
     def sigma(self, t: Tensor) -> Tensor:
         """Width of the noise at time t; shape of `t`, float64."""

@@ -140,10 +140,10 @@ class Capabilities:
     num_atoms_by_space_group: Mapping[int, Mapping[int, int]]
     neutral_share: float | None = None
     property_scale: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    properties: frozenset[str] = frozenset(PROPERTIES)
+    properties: frozenset[str]
     space_group: bool = True
     steers: bool = True
-    steps: int = 7
+    steps: int
     columns: tuple[Column, ...] = ()
 
     @property
@@ -199,8 +199,8 @@ class ResolvedRequest:
     open_elements: int
     num_atoms: Mapping[int, float]
     neutral_share: float | None = None
-    steps: int = 7
-    told: frozenset[str] = frozenset(PROPERTIES)
+    steps: int
+    told: frozenset[str]
     columns: tuple[Column, ...] = ()
 
 

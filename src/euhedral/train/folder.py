@@ -124,7 +124,7 @@ def prepare(
     else:
         family, config, known = _begun(base, adapted)
         steps = known.get("steps", 0)
-        meta = _with_known(meta, known.get("statistics", {}), crystals=statistics.crystals, all_known=bool(adapted))
+        meta = _with_known(meta, known.get("statistics", {}), adapted=bool(adapted))
     spec = RunSpec(
         family=family,
         config=config,
@@ -160,16 +160,14 @@ def _begun(base: str | Path, columns: tuple[Column, ...]) -> tuple[str, Mapping[
     return ADAPTED, config, checkpoint.meta
 
 
-def _with_known(
-    new: Mapping[str, Any], known: Mapping[str, Any], *, crystals: int, all_known: bool
-) -> Mapping[str, Any]:
+def _with_known(new: Mapping[str, Any], known: Mapping[str, Any], *, adapted: bool) -> Mapping[str, Any]:
     """Statistics of a model that was trained before.
 
     With adapters what it knows stays known: elements and atom counts are those that it was trained on. Without, they are
     those of the new data, but for the properties, which are not forgotten.
     """
-    if all_known:
-        return {**known, "crystals": crystals}
+    if adapted:
+        return {**known, "crystals": new["crystals"]}
     before = known.get("property_known", {})
     counts = {name: count + before.get(name, 0) for name, count in new["property_known"].items()}
     return {**new, "property_known": counts}
