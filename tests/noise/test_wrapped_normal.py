@@ -11,7 +11,13 @@ from torch import Tensor
 
 from euhedral.crystal.geometry import wrap_centered
 from euhedral.noise.base import NoiseProcess
-from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig, scaled_score, wrapped_density
+from euhedral.noise.wrapped_normal import (
+    WrappedNormal,
+    WrappedNormalConfig,
+    scaled_score,
+    score_moments,
+    wrapped_density,
+)
 from euhedral.testing import noise as contract
 
 
@@ -63,6 +69,11 @@ def test_scale_makes_targets_of_mean_square_one() -> None:
     for t in (0.0, 0.1, 0.3, 0.6, 0.999):
         given = process.corrupt(clean, torch.full((4000,), t, dtype=torch.float64), rng=rng(1))
         assert float(given.target.square().mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_flat_moments_join_the_numerical_ones() -> None:
+    below, above = score_moments(torch.tensor([0.5999999, 0.6000001], dtype=torch.float64)).tolist()
+    assert below == pytest.approx(above, rel=2e-5)
 
 
 def test_target_is_the_scaled_score_of_the_noisy_value() -> None:

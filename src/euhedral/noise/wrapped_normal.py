@@ -119,14 +119,19 @@ class WrappedNormal:
 
 
 def score_moments(widths: Tensor) -> Tensor:
-    """Root mean square of `scaled_score` of displacements drawn with each width, (k,), float64; 1 where it is narrow."""
+    """Root mean square of `scaled_score` of displacements drawn with each width, (k,), float64; 1 where it is narrow.
+
+    A flat density is 1 + 2 q cos(2 pi d) with q = exp(-2 pi^2 sigma^2), whose score over all d is in closed form.
+    """
+    flat = 2 * math.sqrt(2) * math.pi * widths * torch.exp(-2 * (math.pi * widths).square())
+    # Smaller ones move nothing, and their products in single precision would lose digits.
+    moment = torch.where(widths < _FLAT, torch.ones_like(widths), flat.clamp_min(1e-30))
     # A point of the grid is the middle of its cell; the score is odd, so half of the torus suffices.
     grid = (torch.arange(2000, dtype=torch.float64) + 0.5) / 4000
-    moment = torch.ones_like(widths)
-    for k in (widths > _NARROW).nonzero().flatten().tolist():
+    for k in ((widths > _NARROW) & (widths < _FLAT)).nonzero().flatten().tolist():
         weight = wrapped_density(grid, widths[k])
-        moment[k] = (weight * scaled_score(grid, widths[k]).square()).sum() / weight.sum()
-    return moment.sqrt()
+        moment[k] = ((weight * scaled_score(grid, widths[k]).square()).sum() / weight.sum()).sqrt()
+    return moment
 
 
 def scaled_score(displacement: Tensor, sigma: Tensor) -> Tensor:
