@@ -1,4 +1,4 @@
-"""What every backbone reads and gives: dense batches of crystals of one size."""
+"""What every backbone reads and gives: dense batches of crystals of one size; `nets.ragged` takes any sizes."""
 
 from __future__ import annotations
 

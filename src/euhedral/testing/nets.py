@@ -7,7 +7,7 @@ first: it fills such layers with noise. `check_net` runs all checks on a woken c
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from euhedral.crystal.geometry import wrap
 from euhedral.crystal.lattice import cell_from_log_symmetric
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
+from euhedral.nets.ragged import RaggedCrystals, predict_ragged
 from euhedral.testing import require, require_close
 
 Net = Callable[[NoisyCrystals, Context], Prediction]
@@ -75,6 +76,7 @@ def check_net(net: nn.Module, *, properties: int = 3, tolerance: float = 2e-4, s
         check_unknown_properties(woken, noisy, context)
         check_autocast(woken, noisy, context)
         check_sizes(woken, properties=properties)
+        check_ragged(woken, properties=properties, tolerance=tolerance)
     check_gradients(woken, noisy, context)
     check_numeric_gradient(woken, noisy, context)
 
@@ -176,6 +178,38 @@ def check_sizes(net: Net, *, properties: int = 3) -> None:
     for crystals, atoms in ((1, 1), (2, 1), (1, 24), (1, 80)):
         inputs = random_inputs(crystals, atoms, seed=atoms, properties=properties)
         check_prediction(net, *inputs)
+
+
+def check_ragged(net: Net, *, properties: int = 3, tolerance: float) -> None:
+    """In a ragged batch each crystal is told what it is told alone."""
+    alone = [random_inputs(1, atoms, seed=atoms, properties=properties) for atoms in (4, 2, 7, 2, 1)]
+    said = predict_ragged(net, *in_one_batch(alone))
+    counts = [noisy.species.shape[1] for noisy, _ in alone]
+    atoms = {name: getattr(said, name).split(counts) for name in ("frac", "species")}
+    for i, inputs in enumerate(alone):
+        for name, value in _values(net(*inputs)).items():
+            told = atoms[name][i] if name in atoms else getattr(said, name)[i]
+            require_close(told, value[0], tolerance=tolerance, what=f"{name} of crystal {i} in a ragged batch")
+
+
+def in_one_batch(alone: Sequence[tuple[NoisyCrystals, Context]]) -> tuple[RaggedCrystals, Context]:
+    """Crystals that are each alone in a dense batch, as one ragged batch."""
+    crystals, contexts = [noisy for noisy, _ in alone], [context for _, context in alone]
+    noisy = RaggedCrystals(
+        counts=torch.tensor([one.species.shape[1] for one in crystals]),
+        frac=torch.cat([one.frac[0] for one in crystals]),
+        cell=torch.cat([one.cell for one in crystals]),
+        lattice=torch.cat([one.lattice for one in crystals]),
+        species=torch.cat([one.species[0] for one in crystals]),
+        time=torch.cat([one.time for one in crystals]),
+        known=torch.cat([one.known for one in crystals]),
+    )
+    return noisy, Context(
+        space_group=torch.cat([one.space_group for one in contexts]),
+        properties=torch.cat([one.properties for one in contexts]),
+        has_property=torch.cat([one.has_property for one in contexts]),
+        chemical_system=torch.cat([one.chemical_system for one in contexts]),
+    )
 
 
 def check_gradients(net: nn.Module, noisy: NoisyCrystals, context: Context) -> None:
