@@ -108,12 +108,16 @@ def test_a_stopped_training_is_gone_on_with(ground: Path, tmp_path: Path, monkey
     assert model.read_bytes() == before and not any(one.problems for one in rows)
 
 
-def test_entrants() -> None:
+def test_entrants(tmp_path: Path) -> None:
     assert set(entrants_of([])) >= {"joint_flow", "diffcsp"}
     with pytest.raises(ConfigError, match="two entrants"):
         entrants_of(["diffcsp", "diffcsp"])
     with pytest.raises(ConfigError, match="did you mean"):
         entrants_of(["diffcps"])
+    strange = tmp_path / "strange.yaml"
+    strange.write_text("family: joint_flaw\n")
+    with pytest.raises(ConfigError, match="unknown model family 'joint_flaw', did you mean"):
+        entrants_of([str(strange)])
 
 
 def test_missing_data(ground: Path, tmp_path: Path) -> None:

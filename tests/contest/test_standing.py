@@ -52,7 +52,7 @@ def test_tables() -> None:
 
 @pytest.mark.parametrize(
     ("own", "most", "steps", "evaluations"),
-    [((1000, 2000), 200, 100, 200), ((7, 48), 200, 7, 48), ((1000, 2000), 0, 1000, 2000), ((0, 0), 200, 1, 0)],
+    [((1000, 2000), 200, 100, 200), ((7, 48), 200, 7, 48), ((1000, 2000), 0, 1000, 2000), ((0, 0), 200, 7, 0)],
 )
 def test_steps_are_cut_to_the_evaluations(own: tuple[int, int], most: int, steps: int, evaluations: int) -> None:
     recipe = Recipe(about=About(steps=own[0], evaluations=own[1]))

@@ -15,7 +15,7 @@ from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import wrap_centered
 from euhedral.crystal.lattice import cell_from_log_symmetric, log_symmetric
 from euhedral.models.conditions import Conditions
-from euhedral.models.joint_flow import JointFlow, JointFlowConfig, annealed_step, with_sampling
+from euhedral.models.joint_flow import JointFlow, JointFlowConfig, with_sampling
 from euhedral.models.registry import parse_config
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.noise.torus import without_mean
@@ -333,13 +333,6 @@ def test_no_space_group_of_its_own_where_one_is_asked_or_it_is_off() -> None:
         request = free_request(2, 2, species=species, conditions=conditions, steps=2)
         model.sample(request, rng=torch.Generator().manual_seed(9))
         assert contexts(recorder) == [[expected] * 2] * 2
-
-
-@pytest.mark.parametrize(
-    ("now", "then", "annealing", "step"), [(0.0, 0.1, 5, 0.1), (0.5, 0.6, 5, 0.35), (0.9, 1.0, 5, 0.1)]
-)
-def test_annealed_steps_never_overshoot(now: float, then: float, annealing: float, step: float) -> None:
-    assert annealed_step(now, then, annealing) == pytest.approx(step)
 
 
 def test_space_group_logits_ask_at_the_start_of_time() -> None:

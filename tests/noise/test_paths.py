@@ -20,7 +20,13 @@ from euhedral.noise.diffusion_paths import (
     WrappedNormalPathConfig,
 )
 from euhedral.noise.edm import EDM, EDMConfig, TorusEDM, TorusEDMConfig
-from euhedral.noise.flow_paths import GaussianFlowPath, GaussianFlowPathConfig, TorusFlowPath, TorusFlowPathConfig
+from euhedral.noise.flow_paths import (
+    GaussianFlowPath,
+    GaussianFlowPathConfig,
+    TorusFlowPath,
+    TorusFlowPathConfig,
+    annealed,
+)
 from euhedral.noise.gaussian import VariancePreservingConfig
 from euhedral.noise.interpolant import Interpolant, InterpolantConfig, TorusInterpolant, TorusInterpolantConfig
 from euhedral.noise.kinetic import TURN, KineticConfig, KineticPath
@@ -343,6 +349,14 @@ def test_a_code_is_nearest_to_its_element(code: AnalogBits | OneHot) -> None:
     noisy = values + 0.3 * torch.randn(values.shape, generator=rng()).clamp(-2, 2)
     assert torch.equal(code.logits(noisy).argmax(-1), species)
     assert len(torch.unique(values[0], dim=0)) == 118
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "annealing", "step"), [(0.0, 0.1, 5, 0.1), (0.5, 0.6, 5, 0.35), (0.9, 1.0, 5, 0.1)]
+)
+def test_annealed_steps_never_overshoot(now: float, then: float, annealing: float, step: float) -> None:
+    here, there = torch.tensor([now, then], dtype=torch.float64)
+    assert float(annealed(here, there, annealing)) == pytest.approx(step)
 
 
 def test_without_mean_is_what_torus_paths_take_out() -> None:

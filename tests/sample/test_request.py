@@ -48,6 +48,7 @@ def test_space_group_brings_its_own_atom_counts() -> None:
         ({"steps": 0}, "--steps"),
         ({"guidance": float("nan")}, "--guidance"),
         ({"guidance": -1.0}, "--guidance"),
+        ({"guidance": 2.0, "elements": "Li,O"}, "ask for something"),
         ({"seed": -1}, "--seed"),
         ({"steer_strength": 2.0}, "name the model with --steer"),
         ({"space_group": 231}, "1 to 230"),
@@ -77,6 +78,14 @@ def test_space_group_brings_its_own_atom_counts() -> None:
 def test_requests_that_cannot_be_met(fields: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         resolve(GenerationRequest(**fields), CAN)
+
+
+@pytest.mark.parametrize("fields", [{"steps": 5}, {"guidance": 2.0, "space_group": 225}])
+def test_a_model_that_draws_at_once_is_not_told_how_to_go_on_its_path(fields: dict) -> None:
+    with pytest.raises(RequestError, match="leave"):
+        resolve(GenerationRequest(**fields), replace(CAN, steps=0))
+    assert resolve(GenerationRequest(**fields), CAN).steps > 0
+    assert resolve(GenerationRequest(space_group=225), replace(CAN, steps=0)).steps == 0
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def _trained(standing: Standing, recipe: Recipe, folder: Path, ground: Ground) -
 
 
 def _predict(generator: Generator, standing: Standing, ground: Ground) -> _Drawn:
-    ground.say(f"{standing.name}: predicting {len(ground.reference)} structures in {standing.steps} steps each")
+    ground.say(f"{standing.name}: predicting {len(ground.reference)} structures{_in_steps(standing)}")
     settings = ground.settings
     started = seconds_by(settings.clock)
     crystals = generator.predict(ground.contents, steps=standing.steps, seed=settings.seed, batch=settings.batch)
@@ -157,11 +157,15 @@ def _predict(generator: Generator, standing: Standing, ground: Ground) -> _Drawn
 
 
 def _generate(generator: Generator, standing: Standing, ground: Ground) -> _Drawn:
-    settings, steps = ground.settings, standing.steps
-    ground.say(f"{standing.name}: generating {settings.samples} crystals in {steps} steps each")
+    settings, steps = ground.settings, standing.steps or None
+    ground.say(f"{standing.name}: generating {settings.samples} crystals{_in_steps(standing)}")
     started = seconds_by(settings.clock)
     crystals = generator.unselected(n=settings.samples, steps=steps, seed=settings.seed, batch=settings.batch)
     return _Drawn(crystals=crystals, seconds=seconds_by(settings.clock) - started)
+
+
+def _in_steps(standing: Standing) -> str:
+    return f" in {standing.steps} steps each" if standing.steps else ""
 
 
 def _judged(standing: Standing, protocol: str, crystals: CrystalBatch, folder: Path, ground: Ground) -> Standing:
@@ -208,7 +212,10 @@ def _kept(standing: Standing, folder: Path) -> Standing:
 
 
 def entrants_of(names: Sequence[str]) -> dict[str, Recipe]:
-    """Recipes by name, or by the path of a YAML file under its stem. Raises ConfigError, also for two of one name."""
+    """Recipes by name, or by the path of a YAML file under its stem.
+
+    Raises ConfigError where one cannot be found, is of an unknown family, or has the name of another.
+    """
     from euhedral.errors import ConfigError
     from euhedral.recipes import shipped
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from euhedral.errors import ConfigError
+from euhedral.models import registry
 from euhedral.train.clock import Clock
 from euhedral.train.config import Recipe
 
@@ -48,12 +49,19 @@ class ContestSettings:
             raise ConfigError(f"the budget must be a positive number of minutes, not {self.minutes:g}")
 
     def steps_of(self, recipe: Recipe) -> int:
-        """Steps along the path that a recipe is sampled with: its own, or as many as the evaluations allow."""
-        own, evaluations = max(1, recipe.about.steps), recipe.about.evaluations
+        """Steps along the path that a recipe is sampled with: its own, else its family's, or what evaluations allow.
+
+        Raises ConfigError for an unknown family.
+        """
+        own, evaluations = _own_steps(recipe), recipe.about.evaluations
         if not self.evaluations or evaluations <= self.evaluations:
             return own
         return max(1, own * self.evaluations // evaluations)
 
     def evaluations_of(self, recipe: Recipe) -> int:
-        """Evaluations of the network in these steps."""
-        return round(recipe.about.evaluations * self.steps_of(recipe) / max(1, recipe.about.steps))
+        """Evaluations of the network in these steps; 0 where nobody counted them."""
+        return round(recipe.about.evaluations * self.steps_of(recipe) / max(1, _own_steps(recipe)))
+
+
+def _own_steps(recipe: Recipe) -> int:
+    return recipe.about.steps or registry.lookup(recipe.family)[1].steps

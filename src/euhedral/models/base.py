@@ -128,7 +128,8 @@ class GenerativeModel(nn.Module, ABC):
         can_be_steered: whether `sample` follows `SampleRequest.steering`, from when all species are known.
         species_first: whether species are chosen before the structure, where no sites are held.
         chooses_species: whether it chooses species that are not given; else it predicts structures of compositions alone.
-        steps: along its path, where neither a request nor the recipe that it was trained by says.
+        steps: along its path, where neither a request nor the recipe that it was trained by says; 0: there is none, it
+            draws at once.
         reads_properties: whether `sample` follows the properties of `SampleRequest.conditions`.
         reads_space_group: whether it follows their space group, or has it by construction.
     """

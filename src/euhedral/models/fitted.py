@@ -20,6 +20,7 @@ class FittedModel(GenerativeModel):
     It computes nothing that an accelerator would do faster: wherever it is moved, it stays on the CPU as it is.
     """
 
+    steps = 0
     reads_properties = False
 
     @classmethod

@@ -131,7 +131,7 @@ class Capabilities:
         properties: those of `PROPERTIES` that it learned to follow; none for a model that reads none.
         space_group: whether it follows a space group.
         steers: whether a property model can lead its crystals.
-        steps: along its path, where a request does not say.
+        steps: along its path, where a request does not say; 0 for a model that draws at once.
         columns: columns of the data that the model's adapters learned, in their order.
     """
 
@@ -211,6 +211,7 @@ def resolve(request: GenerationRequest, capabilities: Capabilities) -> ResolvedR
         RequestError: for anything that cannot be met, saying what to do.
     """
     _check_numbers(request)
+    _check_path(request, capabilities)
     _check_targets(request, capabilities)
     allowed = _palette(request, capabilities)
     composition, required, opens = None, frozenset[int](), 0
@@ -314,6 +315,18 @@ def _neutral_share(
                 f"{request.formula} is not charge-neutral ({verdict.reason}); leave --charge-neutral out"
             )
     return None
+
+
+def _check_path(request: GenerationRequest, capabilities: Capabilities) -> None:
+    """Refuse what is said of the way along the path where it would change nothing."""
+    if not capabilities.steps and request.steps is not None:
+        raise RequestError("this model takes no steps, it draws at once: leave out --steps")
+    asked = request.formula or request.chemical_system or request.space_group or request.properties or request.template
+    if request.guidance != 1 and not (capabilities.steps and asked):
+        raise RequestError(
+            "--guidance is how strongly what is asked leads a model along its path: "
+            + ("ask for something, or leave it out" if capabilities.steps else "this model has none, leave it out")
+        )
 
 
 def _check_numbers(request: GenerationRequest) -> None:
