@@ -213,7 +213,7 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
         model_of(**changes)
 
 
-@pytest.mark.parametrize("kind", ["absorbing", "coded", "bayesian"])
+@pytest.mark.parametrize("kind", ["absorbing", "uniform", "coded", "simplex", "bayesian"])
 def test_species_are_given_for_a_share(kind: str) -> None:
     batch = random_crystals([4] * 8, rng=rng())
     model = model_of(species={"kind": kind}, prediction_share=1.0)

@@ -25,6 +25,7 @@ from euhedral.models.sites import sites_of, symbols_of
 from euhedral.models.symmcd import SymmCD, SymmCDConfig
 from euhedral.nets.base import Context
 from euhedral.nets.site_net import HIDDEN, NoisySites, SitePrediction
+from euhedral.noise.gaussian_flow import GaussianFlow
 from euhedral.noise.wrapped_normal import scaled_score
 from euhedral.testing import models as contract
 from euhedral.testing.crystals import (
@@ -193,6 +194,8 @@ class Exact(nn.Module):
 
     def __init__(self, model: SymmCD, unit: AsymmetricUnit) -> None:
         super().__init__()
+        cell = model.noise.cell
+        self.target = cell.velocity_from_clean if isinstance(cell, GaussianFlow) else cell.noise_from_clean
         self.noise = model.noise
         (sites,) = sites_of([unit], torch.device("cpu"))
         self.lattice = (sites.lattice - model.lattice_mean) / model.lattice_std
@@ -208,20 +211,21 @@ class Exact(nn.Module):
         score = scaled_score((noisy.frac - self.points[orbit]).double(), sigma) / sigma
         return SitePrediction(
             frac=self.noise.frac.target_from_score(score, t).float(),
-            lattice=self.noise.cell.noise_from_clean(noisy.lattice, self.lattice.expand(size, 6), t),
+            lattice=self.target(noisy.lattice, self.lattice.expand(size, 6), t),
             species=torch.zeros(*noisy.species.shape, 119),
             space_group=torch.zeros(size, 231),
             symbols=30 * nn.functional.one_hot(self.symbols[orbit], len(SYMBOLS)).float(),
         )
 
 
-def test_a_perfect_network_gives_the_crystal_back() -> None:
+@pytest.mark.parametrize("path", ["variance_preserving", "gaussian_flow"])
+def test_a_perfect_network_gives_the_crystal_back(path: str) -> None:
     """A body-centred layered compound with one free coordinate, which has positions of the same symmetry beside it."""
     z = 0.36
     frac = [[0, 0, 0], [0.5, 0.5, 0.5], [0, 0, z], [0, 0, 1 - z], [0.5, 0.5, 0.5 + z], [0.5, 0.5, 0.5 - z]]
     species = torch.tensor([22, 22, 8, 8, 8, 8])
     crystal = CrystalBatch.from_crystals([(torch.diag(torch.tensor([3.0, 3.0, 8.0])), torch.tensor(frac), species)])
-    model = informed(crystal)
+    model = informed(crystal, lattice_path=path)
     (unit,) = asymmetric_units(crystal)
     assert isinstance(unit, AsymmetricUnit)
     assert unit.template.space_group == 139

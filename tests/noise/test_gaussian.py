@@ -1,4 +1,4 @@
-"""Variance-preserving diffusion: its schedule, its conversions, and its samplers on a Gaussian target."""
+"""Diffusion of Euclidean values: schedules, conversions, and samplers on a Gaussian target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from euhedral.noise.base import NoiseProcess
-from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.gaussian import (
+    VarianceExploding,
+    VarianceExplodingConfig,
+    VariancePreserving,
+    VariancePreservingConfig,
+    exploding_step,
+)
 from euhedral.testing import noise as contract
 
 MEAN = torch.tensor([0.0, 1.5, -2.0, 4.0], dtype=torch.float64)
@@ -124,3 +130,50 @@ def test_long_steps_stay_near_the_target() -> None:
     assert ((end.mean(0) - MEAN).abs() < 0.15).all()
     # Fewer steps draw too narrow, most where the target is narrow.
     assert ((end.std(0) / STD - 1).abs() < 0.3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_contract_of_the_exploding_process(dtype: torch.dtype) -> None:
+    process = VarianceExploding()
+    assert isinstance(process, NoiseProcess)
+    contract.check_noise_process(process, (2 + 3 * torch.randn(500, 6, generator=rng())).to(dtype))
+
+
+def test_exploding_widths_are_geometric_and_end_at_none() -> None:
+    process = VarianceExploding(VarianceExplodingConfig(levels=100, sigma_min=0.01, sigma_max=10.0))
+    t = torch.tensor([0.0, 0.99, 0.995, 1.0], dtype=torch.float64)
+    assert process.sigma(t).tolist() == pytest.approx([10.0, 0.01, 0.005, 0.0], abs=1e-12)
+    ratios = process.sigma(torch.linspace(0, 0.99, 100, dtype=torch.float64)).log().diff()
+    assert float(ratios.std()) < 1e-9
+
+
+def test_noise_score_and_clean_value_are_views_of_one_thing() -> None:
+    process, clean = VarianceExploding(), torch.randn(200, 6, generator=rng(), dtype=torch.float64)
+    t = torch.linspace(0, 0.99, 200, dtype=torch.float64)
+    given = process.corrupt(clean, t, rng=rng(1))
+    torch.testing.assert_close(process.clean_from_noise(given.noisy, given.target, t), clean, atol=1e-12, rtol=0)
+    torch.testing.assert_close(process.noise_from_clean(given.noisy, clean, t), given.target, atol=1e-9, rtol=0)
+    score = process.score_from_noise(given.target, t)
+    torch.testing.assert_close(score, (clean - given.noisy) / process.sigma(t)[:, None].square(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(process.noise_from_score(score, t), given.target, atol=1e-12, rtol=1e-12)
+
+
+def test_an_exploding_step_draws_from_the_exact_posterior_of_one_clean_value() -> None:
+    """q(x_r | x_s, x) is normal about x + (r / s)^2 (x_s - x) with the variance r^2 (s^2 - r^2) / s^2."""
+    now, then, clean = torch.full((40000,), 2.0), torch.full((40000,), 0.7), 0.4
+    noisy = torch.full((40000, 1), 3.0)
+    drawn = exploding_step(noisy, (clean - noisy) / 4.0, now, then, rng=rng())
+    assert float(drawn.mean()) == pytest.approx(clean + 0.35**2 * (3.0 - clean), abs=0.02)
+    assert float(drawn.std()) == pytest.approx(0.7 * (4 - 0.49) ** 0.5 / 2, rel=0.02)
+
+
+def test_the_probability_flow_of_a_normal_distribution_is_its_scaling() -> None:
+    process, steps = VarianceExploding(), 2000
+    start = process.prior((300, 1), rng=rng()).double()
+    value = start
+    for k in range(steps):
+        now, later = (torch.full((300,), i / steps, dtype=torch.float64) for i in (k, k + 1))
+        sigma = process.sigma(now)[:, None]
+        value = process.deterministic(value, sigma * (value - 1.5) / (sigma.square() + 0.25), now, later)
+    exact = 1.5 + (start - 1.5) * 0.5 / (0.25 + 100.0) ** 0.5
+    torch.testing.assert_close(value, exact, atol=5e-3, rtol=0)

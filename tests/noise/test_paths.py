@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +13,8 @@ from euhedral.noise.base import expand_time
 from euhedral.noise.bayesian import GaussianBayesian, GaussianBayesianConfig, TorusBayesian, TorusBayesianConfig
 from euhedral.noise.codes import AnalogBits, OneHot
 from euhedral.noise.diffusion_paths import (
+    VarianceExplodingPath,
+    VarianceExplodingPathConfig,
     VariancePreservingPath,
     VariancePreservingPathConfig,
     WrappedNormalPath,
@@ -27,7 +28,7 @@ from euhedral.noise.flow_paths import (
     TorusFlowPathConfig,
     annealed,
 )
-from euhedral.noise.gaussian import VariancePreservingConfig
+from euhedral.noise.gaussian import VarianceExplodingConfig, VariancePreservingConfig
 from euhedral.noise.interpolant import Interpolant, InterpolantConfig, TorusInterpolant, TorusInterpolantConfig
 from euhedral.noise.kinetic import TURN, KineticConfig, KineticPath
 from euhedral.noise.path import Derived, Path
@@ -51,6 +52,11 @@ def of_diffusion(path: VariancePreservingPath, value: Tensor, t: Tensor) -> Tens
     a, b = signal.sqrt(), (1 - signal).sqrt()
     clean = posterior(value, a, b)
     return clean if path.config.target == "clean" else (value - a * clean) / b
+
+
+def of_explosion(path: VarianceExplodingPath, value: Tensor, t: Tensor) -> Tensor:
+    sigma = expand_time(path.process.sigma(t), value)
+    return (value - posterior(value, torch.ones_like(sigma), sigma)) / sigma
 
 
 def of_flow(path: GaussianFlowPath, value: Tensor, t: Tensor) -> Tensor:
@@ -82,12 +88,22 @@ def of_interpolant(path: Interpolant, value: Tensor, t: Tensor) -> Tensor:
     return torch.cat([velocity, latent], -1) if path.config.latent else velocity
 
 
+WIDE = VarianceExplodingConfig(sigma_max=20.0)
 LINEAR = VariancePreservingConfig(schedule="linear")
 EUCLIDEAN = {
     "ddpm": (VariancePreservingPath(VariancePreservingPathConfig()), of_diffusion),
     "ddim": (VariancePreservingPath(VariancePreservingPathConfig(deterministic=True)), of_diffusion),
     "clean": (VariancePreservingPath(VariancePreservingPathConfig(target="clean", schedule=LINEAR)), of_diffusion),
     "corrected": (VariancePreservingPath(VariancePreservingPathConfig(corrector_ratio=0.1)), of_diffusion),
+    "exploding": (VarianceExplodingPath(VarianceExplodingPathConfig(widths=WIDE)), of_explosion),
+    "probability flow": (
+        VarianceExplodingPath(VarianceExplodingPathConfig(widths=WIDE, deterministic=True)),
+        of_explosion,
+    ),
+    "exploding, corrected": (
+        VarianceExplodingPath(VarianceExplodingPathConfig(widths=WIDE, corrector_ratio=0.1)),
+        of_explosion,
+    ),
     "flow": (GaussianFlowPath(GaussianFlowPathConfig()), of_flow),
     "edm": (EDM(EDMConfig(sigma_max=20.0)), of_edm),
     "bayesian": (GaussianBayesian(GaussianBayesianConfig(sigma=0.01)), of_belief),
@@ -248,9 +264,15 @@ def test_a_true_target_aims_at_the_crystal(name: str) -> None:
     assert float(near.double().mean()) > (0.5 if "wrapped normal" in name else 0.97)
 
 
-@pytest.mark.parametrize("target", ["noise", "clean"])
-def test_a_prediction_within_bounds_means_the_bounded_clean_value(target: Literal["noise", "clean"]) -> None:
-    path = VariancePreservingPath(VariancePreservingPathConfig(target=target))
+@pytest.mark.parametrize(
+    "path",
+    [
+        VariancePreservingPath(VariancePreservingPathConfig(target="noise")),
+        VariancePreservingPath(VariancePreservingPathConfig(target="clean")),
+        VarianceExplodingPath(VarianceExplodingPathConfig()),
+    ],
+)
+def test_a_prediction_within_bounds_means_the_bounded_clean_value(path: Path) -> None:
     value, t = torch.randn(50, 6, generator=rng(), dtype=torch.float64), torch.linspace(0, 0.9, 50).double()
     wrong = 20 * torch.randn(50, 6, generator=rng(1), dtype=torch.float64)
     within = path.within(value, wrong, t, lambda clean: clean.clamp(-1, 1))

@@ -20,13 +20,13 @@ from euhedral.models.conditions import Conditions
 from euhedral.models.guidance import Asked
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
-from euhedral.models.template_model import TemplateModel
+from euhedral.models.template_model import LatticePath, TemplateModel, lattice_process
 from euhedral.models.templates import ANY, Drawn, wanted_crystals
 from euhedral.nets.base import NoisyCrystals, Prediction
 from euhedral.nets.cspnet import CSPNet, CSPNetConfig
 from euhedral.nets.periodic_transformer import SPECIES
 from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies
-from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.gaussian import VariancePreservingConfig
 from euhedral.noise.joint import JointNoise
 from euhedral.noise.masked import MASKED
 from euhedral.noise.torus import without_mean
@@ -55,6 +55,7 @@ class DiffCSPPPConfig:
         net: the backbone; it predicts the lattice by its log-symmetric coordinates.
         frac: widths of the noise of free coordinates, in fractions of the conventional cell.
         cell: schedule of the noise of the lattice.
+        lattice_path: of the lattice within its crystal family; `gaussian_flow` has no schedule.
         species: `given` for structure prediction alone; `absorbing` masks the species of orbits with the same time as the rest.
         prediction_share: share of training crystals whose species are all given where species are masked.
         corrector: step of the Langevin corrector of coordinates in units of sigma / sigma_min squared; 0 leaves the
@@ -73,6 +74,7 @@ class DiffCSPPPConfig:
     net: CSPNetConfig = field(default_factory=lambda: CSPNetConfig(lattice="log_symmetric", species=True))
     frac: WrappedNormalConfig = field(default_factory=WrappedNormalConfig)
     cell: VariancePreservingConfig = field(default_factory=VariancePreservingConfig)
+    lattice_path: LatticePath = "variance_preserving"
     species: Literal["given", "absorbing"] = "absorbing"
     prediction_share: float = 0.0
     corrector: float = 1e-5
@@ -97,7 +99,7 @@ class _State:
 
 
 class DiffCSPPP(TemplateModel):
-    """Wrapped-normal diffusion of the free coordinates, DDPM of the lattice in its crystal family, species of orbits masked.
+    """Wrapped-normal diffusion of the free coordinates, diffusion or flow of the lattice in its family, species masked.
 
     Noise is added to what the template leaves free and brought to all atoms by the Wyckoff positions; the network sees
     whole crystals, and what it says of the atoms is pulled back on the free coordinates, w_j = A_j^+ v_j (Eq. 8 and 9).
@@ -117,7 +119,9 @@ class DiffCSPPP(TemplateModel):
         self.reads_properties, self.chooses_species = config.net.conditioned, config.species == "absorbing"
         self.net = CSPNet(config.net)
         self.noise = JointNoise(
-            frac=WrappedNormal(config.frac), cell=VariancePreserving(config.cell), species=AbsorbingSpecies()
+            frac=WrappedNormal(config.frac),
+            cell=lattice_process(config.lattice_path, config.cell),
+            species=AbsorbingSpecies(),
         )
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:

@@ -21,19 +21,30 @@ from euhedral.models.lattice_maps import (
     closable,
 )
 from euhedral.noise.bayesian import GaussianBayesian, GaussianBayesianConfig
-from euhedral.noise.diffusion_paths import VariancePreservingPath, VariancePreservingPathConfig
+from euhedral.noise.diffusion_paths import (
+    VarianceExplodingPath,
+    VarianceExplodingPathConfig,
+    VariancePreservingPath,
+    VariancePreservingPathConfig,
+)
 from euhedral.noise.edm import EDM, EDMConfig
 from euhedral.noise.flow_paths import GaussianFlowPath, GaussianFlowPathConfig
 from euhedral.noise.interpolant import Interpolant, InterpolantConfig
 from euhedral.noise.path import Path
 
 LatticePathConfig = Annotated[
-    GaussianFlowPathConfig | VariancePreservingPathConfig | EDMConfig | InterpolantConfig | GaussianBayesianConfig,
+    GaussianFlowPathConfig
+    | VariancePreservingPathConfig
+    | VarianceExplodingPathConfig
+    | EDMConfig
+    | InterpolantConfig
+    | GaussianBayesianConfig,
     Field(discriminator="kind"),
 ]
 _PATHS: dict[str, Any] = {
     "gaussian_flow": GaussianFlowPath,
     "variance_preserving": VariancePreservingPath,
+    "variance_exploding": VarianceExplodingPath,
     "edm": EDM,
     "interpolant": Interpolant,
     "gaussian_bayesian": GaussianBayesian,
@@ -123,7 +134,7 @@ class LatticeField:
 
     def bounded(self, value: Tensor) -> Tensor:
         """Numbers within the bounds of the map, for those that a path keeps near them."""
-        if isinstance(self.path, EDM):
+        if self.path.explodes:
             return value
         return value.clamp(-self.map.bound, self.map.bound)
 

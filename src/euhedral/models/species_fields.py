@@ -1,4 +1,4 @@
-"""How a joint model treats species: given, masked, coded as continuous values, or believed.
+"""How a joint model treats species: given, masked, mistaken, coded as continuous values, on the simplex, or believed.
 
 A field turns the species of training crystals into what the network reads and learns, and draws species of samples. Those
 that a request fixes are kept, and those that it leaves open come from its palette, whatever the field.
@@ -20,20 +20,28 @@ from euhedral.models.base import SampleRequest
 from euhedral.models.palette import Palette
 from euhedral.noise.base import expand_time
 from euhedral.noise.codes import ELEMENTS, AnalogBits, OneHot
-from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies
-from euhedral.noise.diffusion_paths import VariancePreservingPath, VariancePreservingPathConfig
+from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies, UniformSpecies
+from euhedral.noise.diffusion_paths import (
+    VarianceExplodingPath,
+    VarianceExplodingPathConfig,
+    VariancePreservingPath,
+    VariancePreservingPathConfig,
+)
 from euhedral.noise.edm import EDM, EDMConfig
 from euhedral.noise.flow_paths import GaussianFlowPath, GaussianFlowPathConfig
 from euhedral.noise.interpolant import Interpolant, InterpolantConfig
 from euhedral.noise.masked import MASKED
 from euhedral.noise.path import Derived, Path, normal_like
+from euhedral.noise.simplex import SimplexFlow
 
 CodePathConfig = Annotated[
-    GaussianFlowPathConfig | VariancePreservingPathConfig | EDMConfig | InterpolantConfig, Field(discriminator="kind")
+    GaussianFlowPathConfig | VariancePreservingPathConfig | VarianceExplodingPathConfig | EDMConfig | InterpolantConfig,
+    Field(discriminator="kind"),
 ]
 _CODE_PATHS: dict[str, Any] = {
     "gaussian_flow": GaussianFlowPath,
     "variance_preserving": VariancePreservingPath,
+    "variance_exploding": VarianceExplodingPath,
     "edm": EDM,
     "interpolant": Interpolant,
 }
@@ -184,9 +192,7 @@ class AbsorbingField(SpeciesField):
 
     def loss(self, guess: Tensor, noisy: NoisySpecies, t: Tensor) -> Tensor:
         """Mean cross entropy of what is masked."""
-        target = noisy.target.flatten()
-        total = functional.cross_entropy(guess.flatten(0, 1), target, ignore_index=IGNORED, reduction="sum")
-        return total / (target != IGNORED).sum().clamp_min(1)
+        return _surprise(guess, noisy.target)
 
     def show(self, state: SpeciesState, t: Tensor, *, rng: torch.Generator) -> ShownSpecies:
         """What is revealed."""
@@ -206,6 +212,118 @@ class AbsorbingField(SpeciesField):
         for _ in range(int(due) - revealed):
             species, palette = palette.reveal(species, guess, rng=rng)
         return replace(state, species=species, palette=palette)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformSpeciesConfig:
+    """Discrete diffusion towards any element (D3PM's uniform transitions)."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class UniformField(SpeciesField):
+    """Every species is a guess, which may change up to the end; see `noise.d3pm`.
+
+    On the way each atom keeps to the elements that its request allows; at the end species are drawn one after the other, so
+    that what is owed comes out.
+    """
+
+    def __init__(self, config: UniformSpeciesConfig) -> None:
+        self.config = config
+        self.process = UniformSpecies()
+
+    def corrupt(self, species: Tensor, t: Tensor, given: Tensor, *, rng: torch.Generator) -> NoisySpecies:
+        """Species of which some are others; the target is the clean ones, -100 where they are given."""
+        known = torch.where(given, torch.ones_like(t), t)
+        noisy = self.process.corrupt(species, known, rng=rng)
+        return NoisySpecies(
+            shown=ShownSpecies(species=noisy.noisy, features=None, known=known),
+            target=noisy.target.masked_fill(given[:, None], IGNORED),
+        )
+
+    def loss(self, guess: Tensor, noisy: NoisySpecies, t: Tensor) -> Tensor:
+        """Mean cross entropy of what is not given (D3PM, Eq. 5, without its bound)."""
+        return _surprise(guess, noisy.target)
+
+    def start(self, request: SampleRequest, *, rng: torch.Generator, device: torch.device) -> SpeciesState:
+        """Any elements."""
+        state = super().start(request, rng=rng, device=device)
+        drawn = self.process.prior(tuple(request.species.shape), rng=rng).to(device)
+        return replace(state, value=drawn[..., None])
+
+    def show(self, state: SpeciesState, t: Tensor, *, rng: torch.Generator) -> ShownSpecies:
+        """The guesses, and what is fixed."""
+        species = torch.where(state.fixed, state.species, state.value[..., 0])
+        return ShownSpecies(species=species, features=None, known=torch.where(state.fixed.all(1), 1.0, t))
+
+    def step(
+        self, state: SpeciesState, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator
+    ) -> SpeciesState:
+        """Other guesses, drawn from the posterior; at the end, the elements."""
+        if float(later[0]) >= 1:
+            return _revealed(state, guess, rng)
+        usable = (state.palette.allowed | state.palette.addable)[:, None]
+        logits = guess.masked_fill(~usable, float("-inf"))
+        return replace(state, value=self.process.reverse(state.value[..., 0], logits, t, later, rng=rng)[..., None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimplexSpeciesConfig:
+    """Flow matching on the simplex of probabilities.
+
+    Attributes:
+        power: the flow's own time is t to this power, so that more steps fall where classes are decided.
+    """
+
+    power: float = 3.0
+    kind: Literal["simplex"] = "simplex"
+
+
+class SimplexSpecies(SpeciesField):
+    """Values are probabilities of the 118 elements, which flow to a corner; see `noise.simplex`.
+
+    The network reads their square roots, a point of the unit sphere, and predicts the element; the mean of the corners that
+    its logits mean gives the velocity.
+    """
+
+    features = ELEMENTS
+
+    def __init__(self, config: SimplexSpeciesConfig) -> None:
+        self.config = config
+        self.process = SimplexFlow()
+
+    def corrupt(self, species: Tensor, t: Tensor, given: Tensor, *, rng: torch.Generator) -> NoisySpecies:
+        """Points on their way at time t; the target is the species, -100 where they are given."""
+        hot = _hot(species).to(t.dtype)
+        noisy = self.process.corrupt(hot, t**self.config.power, rng=rng).noisy
+        features = torch.where(expand_time(given, hot).bool(), hot, noisy.clamp_min(0).sqrt())
+        shown = ShownSpecies(species=torch.zeros_like(species), features=features, known=torch.where(given, 1.0, t))
+        return NoisySpecies(shown=shown, target=species.masked_fill(given[:, None], IGNORED))
+
+    def loss(self, guess: Tensor, noisy: NoisySpecies, t: Tensor) -> Tensor:
+        """Mean cross entropy of what is not given (Dirichlet Flow Matching, Eq. 7)."""
+        return _surprise(guess, noisy.target)
+
+    def show(self, state: SpeciesState, t: Tensor, *, rng: torch.Generator) -> ShownSpecies:
+        """The square roots of the probabilities."""
+        hot = _hot(state.species).to(state.value.dtype)
+        features = torch.where(state.fixed[..., None], hot, state.value.clamp_min(0).sqrt())
+        known = torch.where(state.fixed.all(1), 1.0, t)
+        return ShownSpecies(species=torch.zeros_like(state.species), features=features, known=known)
+
+    def step(
+        self, state: SpeciesState, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator
+    ) -> SpeciesState:
+        """Along the mean velocity; at the end, the elements."""
+        if float(later[0]) >= 1:
+            return _revealed(state, guess, rng)
+        now, then = t**self.config.power, later**self.config.power
+        chances = guess[..., 1:].to(state.value.dtype).softmax(-1)
+        velocity = self.process.velocity_from_clean(state.value, chances, now)
+        return replace(state, value=self.process.advance(state.value, velocity, then - now))
+
+    def _prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
+        return self.process.prior(shape, rng=rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +443,7 @@ class BayesianSpecies(SpeciesField):
 
     def corrupt(self, species: Tensor, t: Tensor, given: Tensor, *, rng: torch.Generator) -> NoisySpecies:
         """Beliefs at time t (Eq. 185); the target is the species, -100 where they are given."""
-        hot = functional.one_hot(species, ELEMENTS + 1)[..., 1:].to(t.dtype)
+        hot = _hot(species).to(t.dtype)
         value = self._measured(hot, torch.zeros_like(t), t, rng)
         features = torch.where(expand_time(given, value).bool(), _signed(hot), _signed(value.softmax(-1)))
         shown = ShownSpecies(species=torch.zeros_like(species), features=features, known=torch.where(given, 1.0, t))
@@ -334,13 +452,13 @@ class BayesianSpecies(SpeciesField):
     def loss(self, guess: Tensor, noisy: NoisySpecies, t: Tensor) -> Tensor:
         """See the class."""
         known = noisy.target == IGNORED
-        hot = functional.one_hot(noisy.target.masked_fill(known, 1), ELEMENTS + 1)[..., 1:].to(guess.dtype)
+        hot = _hot(noisy.target.masked_fill(known, 1)).to(guess.dtype)
         error = (hot - guess[..., 1:].softmax(-1)).square().sum(-1) * (ELEMENTS * self.config.accuracy * t[:, None])
         return error.masked_fill(known, 0.0).sum() / (~known).sum().clamp_min(1)
 
     def show(self, state: SpeciesState, t: Tensor, *, rng: torch.Generator) -> ShownSpecies:
         """The probabilities from -1 to 1."""
-        hot = functional.one_hot(state.species, ELEMENTS + 1)[..., 1:].to(state.value.dtype)
+        hot = _hot(state.species).to(state.value.dtype)
         features = torch.where(state.fixed[..., None], _signed(hot), _signed(state.value.softmax(-1)))
         known = torch.where(state.fixed.all(1), 1.0, t)
         return ShownSpecies(species=torch.zeros_like(state.species), features=features, known=known)
@@ -364,6 +482,18 @@ class BayesianSpecies(SpeciesField):
         return accuracy * (ELEMENTS * hot - 1) + (accuracy * ELEMENTS).sqrt() * normal_like(hot, rng)
 
 
+def _hot(species: Tensor) -> Tensor:
+    """One-hot elements, (..., 118); all zero where masked."""
+    return functional.one_hot(species, ELEMENTS + 1)[..., 1:]
+
+
+def _surprise(logits: Tensor, species: Tensor) -> Tensor:
+    """Mean cross entropy of the species that are not -100, 0 where all are."""
+    target = species.flatten()
+    total = functional.cross_entropy(logits.flatten(0, 1), target, ignore_index=IGNORED, reduction="sum")
+    return total / (target != IGNORED).sum().clamp_min(1)
+
+
 def _signed(chances: Tensor) -> Tensor:
     return 2 * chances - 1
 
@@ -381,13 +511,20 @@ def _revealed(state: SpeciesState, logits: Tensor, rng: torch.Generator) -> Spec
 
 
 SpeciesFieldConfig = Annotated[
-    GivenSpeciesConfig | AbsorbingSpeciesConfig | CodedSpeciesConfig | BayesianSpeciesConfig,
+    GivenSpeciesConfig
+    | AbsorbingSpeciesConfig
+    | UniformSpeciesConfig
+    | CodedSpeciesConfig
+    | SimplexSpeciesConfig
+    | BayesianSpeciesConfig,
     Field(discriminator="kind"),
 ]
 _FIELDS: dict[str, Any] = {
     "given": GivenSpecies,
     "absorbing": AbsorbingField,
+    "uniform": UniformField,
     "coded": CodedSpecies,
+    "simplex": SimplexSpecies,
     "bayesian": BayesianSpecies,
 }
 

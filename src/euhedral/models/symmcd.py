@@ -28,11 +28,11 @@ from euhedral.models.redraws import redrawn
 from euhedral.models.site_filling import Owed, SiteFilling
 from euhedral.models.site_places import place_orbits
 from euhedral.models.sites import Cells, Sites, kind_logits, sites_of, symbols_of
-from euhedral.models.template_model import TemplateModel
+from euhedral.models.template_model import LatticePath, TemplateModel, lattice_process
 from euhedral.models.templates import Drawn, wanted_crystals
 from euhedral.nets.site_net import NoisySites, SiteNet, SiteNetConfig, SitePrediction
 from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies
-from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.gaussian import VariancePreservingConfig
 from euhedral.noise.joint import JointNoise
 from euhedral.noise.masked import MASKED
 from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig
@@ -63,6 +63,7 @@ class SymmCDConfig:
         net: the backbone.
         frac: widths of the noise of points, in fractions of the conventional cell.
         cell: schedule of the noise of the lattice.
+        lattice_path: of the lattice within its crystal family; `gaussian_flow` has no schedule.
         settled: time at which all species and site symmetries are known; before it they are with a probability in
             proportion to the time.
         prediction_share: share of training crystals whose species are all given.
@@ -83,6 +84,7 @@ class SymmCDConfig:
     net: SiteNetConfig = field(default_factory=SiteNetConfig)
     frac: WrappedNormalConfig = field(default_factory=WrappedNormalConfig)
     cell: VariancePreservingConfig = field(default_factory=VariancePreservingConfig)
+    lattice_path: LatticePath = "variance_preserving"
     settled: float = 1.0
     prediction_share: float = 0.0
     corrector: float = 1e-5
@@ -118,7 +120,7 @@ class _State:
 
 
 class SymmCD(TemplateModel):
-    """Wrapped-normal diffusion of one point of each orbit, DDPM of the lattice in its family, species and sites masked.
+    """Wrapped-normal diffusion of one point of each orbit, diffusion or flow of the lattice in its family, the rest masked.
 
     The space group and the number of orbits are those of training crystals of the atom count that is asked for. Orbits get
     species and site symmetries one by one in random order, the latter among those that the group has and that leave the
@@ -137,7 +139,9 @@ class SymmCD(TemplateModel):
         super().__init__(config)
         self.net = SiteNet(config.net)
         self.noise = JointNoise(
-            frac=WrappedNormal(config.frac), cell=VariancePreserving(config.cell), species=AbsorbingSpecies()
+            frac=WrappedNormal(config.frac),
+            cell=lattice_process(config.lattice_path, config.cell),
+            species=AbsorbingSpecies(),
         )
 
     def loss(self, batch: CrystalBatch, conditions: Conditions, *, rng: torch.Generator) -> LossTerms:

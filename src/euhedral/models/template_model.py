@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -15,8 +15,12 @@ from euhedral.models.known_units import KnownUnits, lattice_scales
 from euhedral.models.lattice_maps import WIDEST
 from euhedral.models.symmetric import SymmetricModel
 from euhedral.models.templates import TemplateBook
-from euhedral.noise.gaussian import VariancePreserving
+from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.gaussian_flow import GaussianFlow
 from euhedral.noise.joint import JointNoise
+
+LatticePath = Literal["variance_preserving", "gaussian_flow"]
+"""Of the lattice, within what its crystal family leaves free: DDPM, or a straight flow whose velocity is predicted."""
 
 SMALLEST, LARGEST, SKEWEST = 0.0, 4.0, 2.5
 """Bounds of the lattice at the end: the volume coordinate (1 to 1020 Å³ an atom), and the size of the others."""
@@ -30,7 +34,7 @@ class TemplateModel(SymmetricModel):
         noise: of coordinates, the log-symmetric lattice and species.
     """
 
-    noise: JointNoise[Any, VariancePreserving, Any]
+    noise: JointNoise[Any, VariancePreserving | GaussianFlow, Any]
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -61,14 +65,21 @@ class TemplateModel(SymmetricModel):
         """See `SymmetricModel`."""
         return self.book.holds(space_group, num_atoms, composition, elements)
 
-    def _lattice_step(self, value: Tensor, noise: Tensor, now: Tensor, later: Tensor, rng: torch.Generator) -> Tensor:
-        """Standardised lattices (b, 6) at a later time, given the noise that the network finds in them; what it means is kept
-        near the data, as by `LatticeField.step`."""
+    def _lattice_step(self, value: Tensor, guess: Tensor, now: Tensor, later: Tensor, rng: torch.Generator) -> Tensor:
+        """Standardised lattices (b, 6) at a later time, given the noise or velocity that the network finds in them; what a
+        noise means is kept near the data, as by `LatticeField.step`."""
         process = self.noise.cell
-        near = process.noise_within(value, noise, now, lambda clean: clean.clamp(-WIDEST, WIDEST))
+        if isinstance(process, GaussianFlow):
+            return process.advance(value, guess, later - now)
+        near = process.noise_within(value, guess, now, lambda clean: clean.clamp(-WIDEST, WIDEST))
         return process.reverse(value, near, now, later, rng=rng)
 
     def _lattice_of(self, value: Tensor) -> Tensor:
         """Log-symmetric coordinates (b, 6) of standardised lattices, within bounds."""
         lattice = value * self.lattice_std + self.lattice_mean
         return torch.cat([lattice[:, :5].clamp(-SKEWEST, SKEWEST), lattice[:, 5:].clamp(SMALLEST, LARGEST)], 1)
+
+
+def lattice_process(path: LatticePath, schedule: VariancePreservingConfig) -> VariancePreserving | GaussianFlow:
+    """The process of a path; the flow has no schedule."""
+    return GaussianFlow() if path == "gaussian_flow" else VariancePreserving(schedule)

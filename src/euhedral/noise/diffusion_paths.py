@@ -1,4 +1,5 @@
-"""Diffusion as paths: wrapped normal coordinates (DiffCSP, EquiCSP, MatterGen), and DDPM or DDIM of Euclidean values."""
+"""Diffusion as paths: wrapped normal coordinates (DiffCSP, EquiCSP, MatterGen), and Euclidean values, variance-preserving
+(DDPM, DDIM) or -exploding, by random or deterministic steps."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ from torch import Tensor
 
 from euhedral.crystal.geometry import wrap
 from euhedral.noise.base import Corrupted, expand_time
-from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.gaussian import (
+    VarianceExploding,
+    VarianceExplodingConfig,
+    VariancePreserving,
+    VariancePreservingConfig,
+)
 from euhedral.noise.path import Path, normal_like
 from euhedral.noise.torus import UNIFORM, without_mean
 from euhedral.noise.wrapped_normal import WrappedNormal, WrappedNormalConfig
@@ -158,6 +164,68 @@ class VariancePreservingPath(Path):
 
     def _noise(self, value: Tensor, guess: Tensor, t: Tensor) -> Tensor:
         return guess if self.config.target == "noise" else self.process.noise_from_clean(value, guess, t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceExplodingPathConfig:
+    """Score matching of Euclidean values under noise of many widths (Song et al., ICLR 2021).
+
+    Attributes:
+        widths: of the noise.
+        deterministic: steps of the probability-flow equation.
+        corrector_ratio: see `WrappedNormalPathConfig`; 0: none.
+    """
+
+    widths: VarianceExplodingConfig = field(default_factory=VarianceExplodingConfig)
+    deterministic: bool = False
+    corrector_ratio: float = 0.0
+    kind: Literal["variance_exploding"] = "variance_exploding"
+
+
+class VarianceExplodingPath(Path):
+    """See `noise.gaussian`; the network reads values over the root mean square that they have."""
+
+    aims = True
+    explodes = True
+
+    def __init__(self, config: VarianceExplodingPathConfig) -> None:
+        self.config = config
+        self.process = VarianceExploding(config.widths)
+        self.corrected = config.corrector_ratio > 0
+
+    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
+        """Normal values of the largest width."""
+        return self.process.prior(shape, rng=rng, device=rng.device)
+
+    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
+        """See the class; `start` is not used."""
+        return self.process.corrupt(clean, t, rng=rng)
+
+    def shown(self, value: Tensor, t: Tensor) -> Tensor:
+        """x_t / sqrt(s^2 + 1), clean values being of order one."""
+        return value / expand_time((self.process.sigma(t).square() + 1).sqrt(), value)
+
+    def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """The ancestral step, or that of the probability flow."""
+        if self.config.deterministic:
+            return self.process.deterministic(value, guess, t, later)
+        return self.process.reverse(value, guess, t, later, rng=rng)
+
+    def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
+        """A step of Langevin dynamics."""
+        if not self.corrected:
+            return value
+        score = self.process.score_from_noise(guess, t)
+        return langevin(value, score, self.process.sigma(t), self.config.corrector_ratio, rng=rng)
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x = x_t - s e."""
+        return value, -expand_time(self.process.sigma(t), value)
+
+    def within(self, value: Tensor, guess: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
+        """See `Path`."""
+        clean = bounded(self.process.clean_from_noise(value, guess, t))
+        return self.process.noise_from_clean(value, clean, t).to(guess.dtype)
 
 
 def langevin(value: Tensor, score: Tensor, width: Tensor, ratio: float, *, rng: torch.Generator | None) -> Tensor:

@@ -45,6 +45,7 @@ class EDM(Derived):
     """The target F makes c_skip x_t + c_out F the clean value (Eq. 7); values are kept as x_t over c_in."""
 
     aims = True
+    explodes = True
 
     def __init__(self, config: EDMConfig) -> None:
         self.config = config

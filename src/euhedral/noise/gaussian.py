@@ -1,4 +1,4 @@
-"""Variance-preserving diffusion of Euclidean values (Ho et al., DDPM, NeurIPS 2020), by cosine or linear schedule."""
+"""Diffusion of Euclidean values, variance-preserving (Ho et al., NeurIPS 2020) and -exploding (Song et al., ICLR 2021)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from euhedral.noise.base import Corrupted, expand_time
+from euhedral.noise.path import normal_like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +102,7 @@ class VariancePreserving:
         """
         signal, beta, spread = self._step(noisy, t, later)
         mean = (noisy - beta / (1 - signal).sqrt() * noise) / (1 - beta).sqrt()
-        drawn = torch.randn(noisy.shape, generator=rng, device=rng.device, dtype=noisy.dtype).to(noisy.device)
-        return mean + spread * drawn
+        return mean + spread * normal_like(noisy, rng)
 
     def deterministic(self, noisy: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
         """The step without randomness (Song et al., DDIM, ICLR 2021, Eq. 12 with sigma = 0)."""
@@ -119,3 +119,85 @@ class VariancePreserving:
         beta = (1 - now / then).clamp_max(self.config.largest_beta)
         spread = (beta * (1 - then) / (1 - now).clamp_min(1e-30)).clamp_min(0).sqrt()
         return expand_time(now, noisy), expand_time(beta, noisy), expand_time(spread, noisy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceExplodingConfig:
+    """Widths of the noise, for clean values of order one.
+
+    Attributes:
+        levels: discrete noise levels T; level k of them is the time t = 1 - k / T.
+        sigma_min: width at level 1.
+        sigma_max: width at level T, t = 0; about the largest distance between clean values (Song and Ermon, NeurIPS 2020).
+    """
+
+    levels: int = 1000
+    sigma_min: float = 0.01
+    sigma_max: float = 10.0
+
+
+class VarianceExploding:
+    """x_t = x + s e with e ~ N(0, 1); log s falls linearly from t = 0 to level 1, then s to 0. The target is the noise e.
+
+    Song et al., ICLR 2021, Eq. 9 and Appendix C (SMLD).
+    """
+
+    def __init__(self, config: VarianceExplodingConfig | None = None) -> None:
+        self.config = config or VarianceExplodingConfig()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Width of the noise at time t; shape of `t`, float64."""
+        config = self.config
+        return geometric_width(t, levels=config.levels, least=config.sigma_min, most=config.sigma_max)
+
+    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+        """Normal values of the largest width."""
+        return self.config.sigma_max * torch.randn(shape, generator=rng, device=device)
+
+    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator) -> Corrupted:
+        """Noisy values at time t, and the noise in them."""
+        noise = torch.randn(clean.shape, generator=rng, device=clean.device, dtype=clean.dtype)
+        return Corrupted(noisy=clean + expand_time(self.sigma(t), clean) * noise, target=noise)
+
+    def clean_from_noise(self, noisy: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x = x_t - s e."""
+        return noisy - expand_time(self.sigma(t), noisy) * noise
+
+    def noise_from_clean(self, noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+        """e = (x_t - x) / s, for t < 1."""
+        return (noisy - clean) / expand_time(self.sigma(t), noisy)
+
+    def score_from_noise(self, noise: Tensor, t: Tensor) -> Tensor:
+        """Score of the marginal at time t < 1: -E[e | x_t] / s."""
+        return -noise / expand_time(self.sigma(t), noise)
+
+    def noise_from_score(self, score: Tensor, t: Tensor) -> Tensor:
+        """Inverse of `score_from_noise`."""
+        return -score * expand_time(self.sigma(t), score)
+
+    def reverse(self, noisy: Tensor, noise: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """The predictor: see `exploding_step`."""
+        return exploding_step(noisy, self.score_from_noise(noise, t), self.sigma(t), self.sigma(later), rng=rng)
+
+    def deterministic(self, noisy: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
+        """Euler's step of the probability-flow equation in the width, dx = e ds (Song et al., ICLR 2021, Eq. 13)."""
+        return noisy + expand_time(self.sigma(later) - self.sigma(t), noisy) * noise
+
+
+def geometric_width(t: Tensor, *, levels: int, least: float, most: float) -> Tensor:
+    """Widths whose logarithm falls linearly from `most` at t = 0 to `least` at level 1, then to 0; shape of `t`, float64."""
+    level = (1 - t.double()) * levels
+    share = ((level - 1) / max(levels - 1, 1)).clamp(0, 1)
+    low, high = math.log(least), math.log(most)
+    return torch.exp(low + share * (high - low)) * level.clamp(0, 1)
+
+
+def exploding_step(noisy: Tensor, score: Tensor, now: Tensor, then: Tensor, *, rng: torch.Generator) -> Tensor:
+    """An ancestral step of the reverse of a variance-exploding process (Song et al., ICLR 2021, Eq. 47).
+
+    x + (s^2 - r^2) score + r sqrt(s^2 - r^2) / s e for widths s now and r < s then, (crystals,); nothing random is left
+    where r = 0.
+    """
+    added = (now.square() - then.square()).clamp_min(0)
+    spread = then * added.sqrt() / now.clamp_min(1e-12)
+    return noisy + expand_time(added, noisy) * score + expand_time(spread, noisy) * normal_like(noisy, rng)

@@ -24,12 +24,14 @@ class Path(ABC):
         features: channels of `features_of`, which the network reads.
         corrected: whether `correct` does anything, and takes an evaluation of its own.
         aims: whether `aim` tells which data a prediction means.
+        explodes: whether values on their way are far beyond the data.
     """
 
     vectors: int = 1
     features: int = 0
     corrected: bool = False
     aims: bool = False
+    explodes: bool = False
 
     @abstractmethod
     def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:

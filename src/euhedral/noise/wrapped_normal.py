@@ -10,6 +10,8 @@ from torch import Tensor
 
 from euhedral.crystal.geometry import wrap, wrap_centered
 from euhedral.noise.base import Corrupted, expand_time
+from euhedral.noise.gaussian import exploding_step, geometric_width
+from euhedral.noise.path import normal_like
 
 # Below this width the neighbouring images weigh less than exp(-50): the wrapped normal is a normal.
 _NARROW = 0.05
@@ -49,10 +51,7 @@ class WrappedNormal:
     def sigma(self, t: Tensor) -> Tensor:
         """Width of the noise at time t; shape of `t`, float64."""
         config = self.config
-        level = (1 - t.double()) * config.levels
-        share = ((level - 1) / max(config.levels - 1, 1)).clamp(0, 1)
-        low, high = math.log(config.sigma_min), math.log(config.sigma_max)
-        return torch.exp(low + share * (high - low)) * level.clamp(0, 1)
+        return geometric_width(t, levels=config.levels, least=config.sigma_min, most=config.sigma_max)
 
     def scale(self, t: Tensor) -> Tensor:
         """Root mean square of the score of x_t given x, for t < 1; shape of `t`, float64."""
@@ -96,15 +95,8 @@ class WrappedNormal:
         return score / expand_time(self.scale(t), score)
 
     def reverse(self, noisy: Tensor, score: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
-        """The predictor: an ancestral step of the reverse process (Song et al., ICLR 2021, Eq. 47), wrapped.
-
-        x + (s^2 - r^2) score + r sqrt(s^2 - r^2) / s e for widths s at t and r < s later; nothing random is left where
-        r = 0.
-        """
-        now, then = self.sigma(t), self.sigma(later)
-        added = (now.square() - then.square()).clamp_min(0)
-        spread = then * added.sqrt() / now.clamp_min(1e-12)
-        return wrap(noisy + expand_time(added, noisy) * score + expand_time(spread, noisy) * _normal(noisy, rng))
+        """The predictor: see `noise.gaussian.exploding_step`; wrapped."""
+        return wrap(exploding_step(noisy, score, self.sigma(t), self.sigma(later), rng=rng))
 
     def correct(self, noisy: Tensor, score: Tensor, t: Tensor, *, step: float, rng: torch.Generator | None) -> Tensor:
         """The corrector: one step of Langevin dynamics at time t, wrapped; its length is step (sigma / sigma_min)^2.
@@ -114,7 +106,7 @@ class WrappedNormal:
         length = step * (self.sigma(t) / self.config.sigma_min).square()
         moved = noisy + expand_time(length, noisy) * score
         if rng is not None:
-            moved = moved + expand_time((2 * length).sqrt(), noisy) * _normal(noisy, rng)
+            moved = moved + expand_time((2 * length).sqrt(), noisy) * normal_like(noisy, rng)
         return wrap(moved)
 
 
@@ -158,7 +150,3 @@ def _images(displacement: Tensor, sigma: Tensor) -> Tensor:
     reach = math.ceil(8 * float(sigma.max()) + 0.5)
     whole = torch.arange(-reach, reach + 1, dtype=displacement.dtype, device=displacement.device)
     return wrap_centered(displacement)[..., None] + whole
-
-
-def _normal(like: Tensor, rng: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=rng, device=rng.device, dtype=like.dtype).to(like.device)
