@@ -5,8 +5,8 @@
 First, how far what each backbone says of a noisy crystal moves when the same crystal is written otherwise: its frame
 turned, its origin shifted, atoms listed in other cells. Distances are root mean squares of `Prediction.frac` over the
 root mean square of what is said, with random weights. Then one recipe, `crystalflow`, is trained with each backbone for
-the same time on the same crystals (`euhedral leaderboard`, minutes of the processor), and what it predicts and generates
-is judged.
+the same time on the same crystals (`euhedral leaderboard`, minutes of the processor), what it predicts and generates is
+judged, and the distances are measured once more with the trained weights.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from euhedral.contest.run import hold_contest
 from euhedral.contest.settings import ContestSettings
 from euhedral.contest.standing import to_markdown
 from euhedral.crystal.geometry import wrap
+from euhedral.models.checkpoint import load_model
+from euhedral.models.joint_process import JointProcess
 from euhedral.nets.backbones import backbone
-from euhedral.nets.base import NoisyCrystals
+from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.nets.cspnet import CSPNetConfig
 from euhedral.nets.egnn import EGNNConfig
 from euhedral.nets.periodic_transformer import PeriodicTransformerConfig
@@ -66,10 +68,30 @@ CHANGES: Mapping[str, Callable[[NoisyCrystals], NoisyCrystals]] = {
 }
 
 
-def distances(config: Any) -> dict[str, float]:
-    """How far the vectors of atoms move under each change, over their own size."""
+Net = Callable[[NoisyCrystals, Context], Prediction]
+
+
+def untrained(config: Any) -> Net:
+    """A backbone with random weights, none of them zero."""
     torch.manual_seed(0)
-    net = wake(backbone(config, features=0, codes=0, vectors=1, species=True, matrix=False))
+    return wake(backbone(config, features=0, codes=0, vectors=1, species=True, matrix=False))
+
+
+def trained(run: Path) -> Net:
+    """The backbone of a trained model, which reads codes of species."""
+    model = load_model(run).model
+    assert isinstance(model, JointProcess)
+    width = model.frac.features + model.species.features
+
+    def with_codes(noisy: NoisyCrystals, context: Context) -> Prediction:
+        codes = torch.randn(*noisy.species.shape, width, generator=torch.Generator().manual_seed(3))
+        return model.net(replace(noisy, features=codes, species=torch.zeros_like(noisy.species)), context)
+
+    return with_codes
+
+
+def distances(net: Net) -> dict[str, float]:
+    """How far the vectors of atoms move under each change, over their own size."""
     noisy, context = random_inputs(64, 10)
     with torch.no_grad():
         base = net(noisy, context).frac
@@ -78,6 +100,13 @@ def distances(config: Any) -> dict[str, float]:
             name: float((net(change(noisy), context).frac - base).square().mean().sqrt()) / size
             for name, change in CHANGES.items()
         }
+
+
+def show(nets: Mapping[str, Net]) -> None:
+    """Print their distances."""
+    print("| backbone | " + " | ".join(CHANGES) + " |\n|---|" + "---:|" * len(CHANGES))
+    for name, net in nets.items():
+        print(f"| {name} | " + " | ".join(f"{value:.1e}" for value in distances(net).values()) + " |", flush=True)
 
 
 def write_recipe(folder: Path, name: str, config: Any) -> Path:
@@ -94,7 +123,7 @@ def write_recipe(folder: Path, name: str, config: Any) -> Path:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="of training of each backbone; 0 leaves it out")
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="to train")
@@ -102,15 +131,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA / "mp_20" / "train.csv.gz")
     parser.add_argument("--val", type=Path, default=DATA / "mp_20" / "val.csv.gz")
     given = parser.parse_args()
-    print("| backbone | " + " | ".join(CHANGES) + " |\n|---|" + "---:|" * len(CHANGES))
-    for name, config in BACKBONES.items():
-        print(f"| {name} | " + " | ".join(f"{value:.1e}" for value in distances(config).values()) + " |", flush=True)
+    show({name: untrained(config) for name, config in BACKBONES.items()})
     if not given.minutes:
         return
     given.out.mkdir(parents=True, exist_ok=True)
     recipes = [str(write_recipe(given.out, name, BACKBONES[name])) for name in given.backbones]
     settings = ContestSettings(minutes=given.minutes, evaluations=100, clock="processor")
     print(to_markdown(hold_contest(given.data, given.val, given.out / "contest", recipes=recipes, settings=settings)))
+    show({name: trained(given.out / "contest" / name / "run" / "model") for name in given.backbones})
 
 
 if __name__ == "__main__":
