@@ -202,6 +202,9 @@ def test_structure_prediction_alone_refuses_open_species() -> None:
         ({"weights": {"axes": 1.0}}, "lattice.alike: true"),
         ({"lattice": {"path": {"kind": "interpolant", "latent": 0.1}}}, "without a latent"),
         ({"lattice": {"informed": True}}, "takes the representation matrix"),
+        ({"lattice": {"representation": "matrix", "path": {"kind": "edm"}}}, "values of order one"),
+        ({"solver": "heun", "frac": {"kind": "wrapped_normal"}}, "ordinary differential equations"),
+        ({"lattice": {"path": {"kind": "variance_exploding", "widths": {"sigma_min": 0.0}}}}, "0 < sigma_min"),
         ({"frac": {"kind": "torus_interpolant", "noise": 1.0}}, "take a latent above 0"),
         ({"frac": {"kind": "torus_flw"}}, r"frac.kind: expected one of .* did you mean 'torus_flow'"),
         ({"frac": {"kind": "torus_flow", "anealing": 1.0}}, r"unknown key frac.anealing, did you mean 'annealing'"),
@@ -211,6 +214,34 @@ def test_structure_prediction_alone_refuses_open_species() -> None:
 def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         model_of(**changes)
+
+
+EXPLODING = {"kind": "variance_exploding"}
+PARTS: Mapping[str, Mapping[str, Any]] = {
+    "uniform": {"species": {"kind": "uniform"}},
+    "simplex": {"species": {"kind": "simplex"}},
+    "simplex, heun": {"species": {"kind": "simplex"}, "frac": {"kind": "torus_flow"}, "solver": "heun"},
+    "exploding lattice": {"lattice": {"path": {**EXPLODING, "corrector_ratio": 0.2}}},
+    "exploding lengths": {"lattice": {"representation": "tangent", "path": {**EXPLODING, "deterministic": True}}},
+    "exploding codes": {"species": {"kind": "coded", "code": "one_hot", "path": EXPLODING}},
+}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.check_loss,
+        contract.check_sample,
+        contract.check_fixed_species,
+        contract.check_allowed_elements,
+        contract.check_open_elements,
+        contract.check_held_parts,
+    ],
+)
+@pytest.mark.parametrize("parts", PARTS)
+def test_the_contract_holds_with_parts_that_no_recipe_has(parts: str, check: Any) -> None:
+    conditioned = {**NET, "conditioned": True}
+    check(wake(model_of(**{"net": conditioned, "species": {"kind": "absorbing"}, **PARTS[parts]})))
 
 
 @pytest.mark.parametrize("kind", ["absorbing", "uniform", "coded", "simplex", "bayesian"])

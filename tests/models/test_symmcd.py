@@ -260,3 +260,20 @@ def test_compositions_that_fail_a_test_are_drawn_again(model: SymmCD) -> None:
 def test_times_outside_the_path_are_refused(settled: float) -> None:
     with pytest.raises(ConfigError, match="settled must be above 0"):
         informed(settled=settled)
+
+
+@pytest.mark.parametrize("path", ["variance_preserving", "gaussian_flow"])
+def test_lattices_stay_near_the_data_whatever_a_network_says(path: str) -> None:
+    model = informed(lattice_path=path)
+    with torch.no_grad():
+        for name, parameter in model.net.named_parameters():
+            if "lattice" in name:
+                parameter.mul_(1e6)
+    assert any("lattice" in name for name, _ in model.net.named_parameters())
+    made = model.sample(contract.free_request(6, 5, steps=4), rng=rng()).validate()
+    assert bool((made.volume < 5 * 1100).all())
+
+
+def test_a_flow_has_no_schedule() -> None:
+    with pytest.raises(ConfigError, match="leave it out"):
+        informed(lattice_path="gaussian_flow", cell={"levels": 100})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from euhedral.nets import backbones
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
-from euhedral.nets.cspnet import CSPNetConfig
+from euhedral.nets.cspnet import CSPNetConfig, MatrixPrediction
 from euhedral.nets.egnn import EGNNConfig
 from euhedral.nets.gemnet import GemNetConfig
 from euhedral.nets.periodic_transformer import PeriodicTransformerConfig
@@ -45,14 +45,20 @@ def test_every_backbone_is_tried_here() -> None:
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_a_crystal_is_told_the_same_in_a_ragged_batch(name: str) -> None:
-    net = small(name)
+    with torch.no_grad():
+        contract.check_ragged(small(name), tolerance=1e-4)
+
+
+def test_matrices_of_lattices_come_in_the_order_of_the_crystals() -> None:
+    config = SMALL["cspnet"]
+    net = contract.wake(backbones.backbone(config, features=0, codes=0, vectors=1, species=True, matrix=True))
     inputs = alone((3, 1, 4, 3))
     with torch.no_grad():
         said = predict_ragged(net, *contract.in_one_batch(inputs))
         each = [net(*one) for one in inputs]
-    torch.testing.assert_close(said.frac, torch.cat([one.frac[0] for one in each]), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(said.species, torch.cat([one.species[0] for one in each]), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(said.lattice, torch.cat([one.lattice for one in each]), atol=1e-5, rtol=1e-4)
+    assert said.cell is not None
+    assert all(isinstance(one, MatrixPrediction) for one in each)
+    torch.testing.assert_close(said.cell, torch.cat([one.cell for one in each]), atol=1e-5, rtol=1e-4)
 
 
 def test_the_contract_catches_a_network_that_gives_atoms_to_others() -> None:

@@ -53,7 +53,9 @@ class ContestSettings:
 
         Raises ConfigError for an unknown family.
         """
-        own, evaluations = _own_steps(recipe), recipe.about.evaluations
+        own = _own_steps(recipe)
+        # One a step at least, where nobody counted them.
+        evaluations = max(recipe.about.evaluations, own)
         if not self.evaluations or evaluations <= self.evaluations:
             return own
         return max(1, own * self.evaluations // evaluations)

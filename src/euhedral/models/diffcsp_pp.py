@@ -103,7 +103,7 @@ class DiffCSPPP(TemplateModel):
 
     Noise is added to what the template leaves free and brought to all atoms by the Wyckoff positions; the network sees
     whole crystals, and what it says of the atoms is pulled back on the free coordinates, w_j = A_j^+ v_j (Eq. 8 and 9).
-    Loss: mean squares of w_j against the scaled score of the free coordinates and of the lattice's noise in its free
+    Loss: mean squares of w_j against the scaled score of the free coordinates, of the lattice's noise or velocity in its free
     coordinates, and the cross entropy of masked species of orbits. A drift of all atoms along a polar axis changes no
     crystal and is taken out of both sides. Cells are primitive ones of the standard setting.
     """

@@ -23,14 +23,10 @@ from euhedral.models.held import Held
 from euhedral.models.lattice_field import LatticeField, LatticeFieldConfig
 from euhedral.models.lattice_maps import ParameterMap, bounded_cell
 from euhedral.models.redraws import redrawn
-from euhedral.models.species_fields import (
-    AbsorbingSpeciesConfig,
-    CodedSpecies,
-    ShownSpecies,
-    SpeciesFieldConfig,
-    SpeciesState,
-    species_field,
-)
+from euhedral.models.species_classes import AbsorbingSpeciesConfig
+from euhedral.models.species_codes import CodedSpecies
+from euhedral.models.species_fields import SpeciesFieldConfig, species_field
+from euhedral.models.species_state import ShownSpecies, SpeciesState
 from euhedral.models.steering import Steering
 from euhedral.nets.backbones import BackboneConfig, backbone
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
@@ -67,7 +63,7 @@ _FRAC_PATHS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessWeights:
-    """Weights of the parts of the loss, each a mean squared error, but that of masked species a cross entropy."""
+    """Weights of the parts of the loss, each a mean squared error, but that of predicted classes a cross entropy."""
 
     frac: float = 1.0
     lattice: float = 1.0
@@ -88,7 +84,8 @@ class JointProcessConfig:
         condition_keep: probability that a known condition is shown in training (classifier-free guidance).
         alignment: origins tried when noise is paired with the nearest copy of a crystal (`noise.alignment`), for paths
             that take their noise; 0: none.
-        solver: `heun` averages two evaluations a step where fields follow an ordinary differential equation.
+        solver: `heun` averages two evaluations a step; coordinates, lattice and coded species must then follow ordinary
+            differential equations (`noise.path.Derived`), and other species are stepped once.
         weights: parts of the loss; `axes` weighs what the network says of a crystal whose axes were exchanged against
             what it says of the crystal, with the axes exchanged (EquiCSP, Section 4.2), for an evaluation more.
         lattice_mean: mean of the log-symmetric lattice coordinates of the training crystals, six numbers.
@@ -161,6 +158,8 @@ class JointProcess(GenerativeModel):
         self.species = species_field(config.species)
         if self.lattice.path.vectors != 1:
             raise ConfigError("lattice.path must be without a latent: backbones say one thing of a lattice")
+        if config.solver == "heun" and not self._derived:
+            raise ConfigError("solver heun takes paths of ordinary differential equations: flows, interpolants or EDM")
         if config.weights.axes and not (isinstance(self.lattice.map, ParameterMap) and config.lattice.alike):
             raise ConfigError("weights.axes takes lengths and angles as the lattice, with lattice.alike: true")
         self.net = backbone(
@@ -267,7 +266,7 @@ class JointProcess(GenerativeModel):
         state, guess = self._evaluated(state, now, task)
         path, rng = self.lattice.path, task.rng
         species = self.species.step(state.species, guess.species, now, later, rng=rng)
-        if self.config.solver == "euler" or float(later[0]) >= 1 or not self._derived:
+        if self.config.solver == "euler" or float(later[0]) >= 1:
             frac = self.frac.step(state.frac, guess.frac, now, later, rng=rng)
             num_atoms = torch.full_like(now, frac.shape[1])
             lattice = self.lattice.step(state.lattice, _lattice_of(guess), now, later, num_atoms, rng=rng)

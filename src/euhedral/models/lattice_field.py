@@ -73,6 +73,10 @@ class LatticeFieldConfig:
             self.representation != "matrix" or self.path.kind not in ("gaussian_flow", "interpolant")
         ):
             raise ConfigError("informed noise of the lattice takes the representation matrix and a flow or interpolant")
+        if self.representation == "matrix" and self.path.kind in ("variance_exploding", "edm"):
+            raise ConfigError(
+                f"{self.path.kind} takes values of order one, which a matrix in Å is not: log_symmetric is"
+            )
 
 
 class LatticeField:

@@ -54,7 +54,7 @@ class Palette:
             The species, and the palette of what comes next.
         """
         opening = (self.opens > 0)[:, None]
-        bound = ((species == MASKED).sum(1) <= self.owed.sum(1))[:, None]
+        bound = self._bound((species == MASKED).sum(1))
         usable = torch.where(opening, self.addable & ~self.allowed, torch.where(bound, self.owed > 0, self.allowed))
         logits = logits.masked_fill(~usable[:, None], float("-inf"))
         after = MaskedSpecies().reveal(species.cpu(), logits.cpu(), 1, rng=rng).to(species.device)
@@ -67,3 +67,11 @@ class Palette:
             opens=self.opens - took.long(),
             owed=(self.owed - hot).clamp_min(0),
         )
+
+    def reachable(self, left: Tensor) -> Tensor:
+        """Elements that may still come, (b, 119), where as many atoms are open as `left`, (b,), says."""
+        open_to = torch.where((self.opens > 0)[:, None], self.allowed | self.addable, self.allowed)
+        return torch.where(self._bound(left), self.owed > 0, open_to)
+
+    def _bound(self, left: Tensor) -> Tensor:
+        return (left <= self.owed.sum(1))[:, None]

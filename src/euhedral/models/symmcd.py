@@ -127,8 +127,8 @@ class SymmCD(TemplateModel):
     atoms of the cell, and of each element that is given, possible. At the end points are moved to the nearest positions
     with their site symmetry (Section 3.4) and orbits are filled up.
 
-    Loss: mean squares against the scaled score of points and against the lattice's noise in its free coordinates, and
-    cross entropies of masked species and of masked site symmetries over those of the group.
+    Loss: mean squares against the scaled score of points and against the lattice's noise or velocity in its free coordinates,
+    and cross entropies of masked species and of masked site symmetries over those of the group.
     """
 
     config: SymmCDConfig

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from euhedral.crystal.batch import CrystalBatch
+from euhedral.errors import ConfigError
 from euhedral.models.conditions import PropertyScale
 from euhedral.models.known_units import KnownUnits, lattice_scales
 from euhedral.models.lattice_maps import WIDEST
 from euhedral.models.symmetric import SymmetricModel
 from euhedral.models.templates import TemplateBook
-from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig
+from euhedral.noise.gaussian import VariancePreserving, VariancePreservingConfig, noise_within
 from euhedral.noise.gaussian_flow import GaussianFlow
 from euhedral.noise.joint import JointNoise
 
@@ -66,13 +67,13 @@ class TemplateModel(SymmetricModel):
         return self.book.holds(space_group, num_atoms, composition, elements)
 
     def _lattice_step(self, value: Tensor, guess: Tensor, now: Tensor, later: Tensor, rng: torch.Generator) -> Tensor:
-        """Standardised lattices (b, 6) at a later time, given the noise or velocity that the network finds in them; what a
-        noise means is kept near the data, as by `LatticeField.step`."""
+        """Standardised lattices (b, 6) at a later time, given the noise or velocity that the network finds in them; what it
+        means is kept near the data, as by `LatticeField.step`."""
         process = self.noise.cell
         if isinstance(process, GaussianFlow):
-            return process.advance(value, guess, later - now)
-        near = process.noise_within(value, guess, now, lambda clean: clean.clamp(-WIDEST, WIDEST))
-        return process.reverse(value, near, now, later, rng=rng)
+            clean = _near(process.clean_from_velocity(value, guess, now))
+            return process.advance(value, process.velocity_from_clean(value, clean, now), later - now)
+        return process.reverse(value, noise_within(process, value, guess, now, _near), now, later, rng=rng)
 
     def _lattice_of(self, value: Tensor) -> Tensor:
         """Log-symmetric coordinates (b, 6) of standardised lattices, within bounds."""
@@ -81,5 +82,13 @@ class TemplateModel(SymmetricModel):
 
 
 def lattice_process(path: LatticePath, schedule: VariancePreservingConfig) -> VariancePreserving | GaussianFlow:
-    """The process of a path; the flow has no schedule."""
-    return GaussianFlow() if path == "gaussian_flow" else VariancePreserving(schedule)
+    """The process of a path. Raises ConfigError where a flow, which has no schedule, is given one."""
+    if path == "variance_preserving":
+        return VariancePreserving(schedule)
+    if schedule != VariancePreservingConfig():
+        raise ConfigError("cell is the schedule of the path variance_preserving; leave it out with gaussian_flow")
+    return GaussianFlow()
+
+
+def _near(lattice: Tensor) -> Tensor:
+    return lattice.clamp(-WIDEST, WIDEST)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
+from euhedral.nets.cspnet import MatrixPrediction
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -81,12 +82,14 @@ class RaggedPrediction:
         lattice: (b, 6).
         species: (a, 119) or (a, k).
         space_group: (b, 231).
+        cell: (b, 3, 3) where the backbone says of the lattice a matrix (`nets.cspnet.MatrixPrediction`), else None.
     """
 
     frac: Float[Tensor, "a v"]
     lattice: Float[Tensor, "b 6"]
     species: Float[Tensor, "a s"]
     space_group: Float[Tensor, "b 231"]
+    cell: Float[Tensor, "b 3 3"] | None = None
 
 
 def predict_ragged(
@@ -103,11 +106,13 @@ def predict_ragged(
     rows = torch.cat([rows for rows, _, _ in groups]).argsort()
     atoms = torch.cat([atoms.flatten() for _, atoms, _ in groups]).argsort()
     said = [prediction for _, _, prediction in groups]
+    cells = [one.cell for one in said if isinstance(one, MatrixPrediction)]
     return RaggedPrediction(
         frac=torch.cat([one.frac.flatten(0, 1) for one in said])[atoms],
         lattice=torch.cat([one.lattice for one in said])[rows],
         species=torch.cat([one.species.flatten(0, 1) for one in said])[atoms],
         space_group=torch.cat([one.space_group for one in said])[rows],
+        cell=torch.cat(cells)[rows] if cells else None,
     )
 
 

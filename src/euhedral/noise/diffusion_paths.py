@@ -17,6 +17,7 @@ from euhedral.noise.gaussian import (
     VarianceExplodingConfig,
     VariancePreserving,
     VariancePreservingConfig,
+    noise_within,
 )
 from euhedral.noise.path import Path, normal_like
 from euhedral.noise.torus import UNIFORM, without_mean
@@ -160,7 +161,7 @@ class VariancePreservingPath(Path):
         """See `Path`."""
         if self.config.target == "clean":
             return bounded(guess)
-        return self.process.noise_within(value, guess, t, bounded).to(guess.dtype)
+        return noise_within(self.process, value, guess, t, bounded).to(guess.dtype)
 
     def _noise(self, value: Tensor, guess: Tensor, t: Tensor) -> Tensor:
         return guess if self.config.target == "noise" else self.process.noise_from_clean(value, guess, t)
@@ -224,8 +225,7 @@ class VarianceExplodingPath(Path):
 
     def within(self, value: Tensor, guess: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
         """See `Path`."""
-        clean = bounded(self.process.clean_from_noise(value, guess, t))
-        return self.process.noise_from_clean(value, clean, t).to(guess.dtype)
+        return noise_within(self.process, value, guess, t, bounded).to(guess.dtype)
 
 
 def langevin(value: Tensor, score: Tensor, width: Tensor, ratio: float, *, rng: torch.Generator | None) -> Tensor:

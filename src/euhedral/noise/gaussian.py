@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from euhedral.errors import ConfigError
 from euhedral.noise.base import Corrupted, expand_time
 from euhedral.noise.path import normal_like
 
@@ -81,10 +82,6 @@ class VariancePreserving:
         kept, lost = self._scales(t, noisy)
         return (noisy - kept * clean) / lost
 
-    def noise_within(self, noisy: Tensor, noise: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
-        """The noise whose clean value is the bounded one of this noise, for t < 1."""
-        return self.noise_from_clean(noisy, bounded(self.clean_from_noise(noisy, noise, t)), t)
-
     def score_from_noise(self, noise: Tensor, t: Tensor) -> Tensor:
         """Score of the marginal at time t < 1: -E[e | x_t] / sqrt(1 - a)."""
         return -noise / self._scales(t, noise)[1]
@@ -135,6 +132,13 @@ class VarianceExplodingConfig:
     sigma_min: float = 0.01
     sigma_max: float = 10.0
 
+    def __post_init__(self) -> None:
+        if self.levels < 2 or not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ConfigError(
+                "widths need levels of 2 or more and 0 < sigma_min < sigma_max, not "
+                f"levels {self.levels}, sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
+            )
+
 
 class VarianceExploding:
     """x_t = x + s e with e ~ N(0, 1); log s falls linearly from t = 0 to level 1, then s to 0. The target is the noise e.
@@ -182,6 +186,17 @@ class VarianceExploding:
     def deterministic(self, noisy: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
         """Euler's step of the probability-flow equation in the width, dx = e ds (Song et al., ICLR 2021, Eq. 13)."""
         return noisy + expand_time(self.sigma(later) - self.sigma(t), noisy) * noise
+
+
+def noise_within(
+    process: VariancePreserving | VarianceExploding,
+    noisy: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    bounded: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The noise whose clean value is the bounded one of this noise, for t < 1."""
+    return process.noise_from_clean(noisy, bounded(process.clean_from_noise(noisy, noise, t)), t)
 
 
 def geometric_width(t: Tensor, *, levels: int, least: float, most: float) -> Tensor:

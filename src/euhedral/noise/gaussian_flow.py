@@ -5,32 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from euhedral.noise.base import Corrupted, expand_time
+from euhedral.noise.base import expand_time
+from euhedral.noise.straight import StraightFlow
 
 
-class GaussianFlow:
-    """Straight lines x_t = (1 - t) x_0 + t x_1 from x_0 ~ N(0, 1); the velocity is x_1 - x_0.
+class GaussianFlow(StraightFlow):
+    """Straight lines from x_0 ~ N(0, 1).
 
     Used for the six standardised coordinates of the symmetric log-lattice, shape (crystals, 6).
     """
 
-    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    def start(
+        self, shape: tuple[int, ...], dtype: torch.dtype, *, rng: torch.Generator, device: torch.device | str
+    ) -> Tensor:
         """Standard normal values."""
-        return torch.randn(shape, generator=rng, device=device)
-
-    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator) -> Corrupted:
-        """Noisy values at time t and the velocity x_1 - x_0."""
-        start = torch.randn(clean.shape, generator=rng, device=clean.device, dtype=clean.dtype)
-        velocity = clean - start
-        return Corrupted(noisy=start + expand_time(t, clean) * velocity, target=velocity)
-
-    def clean_from_velocity(self, noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-        """x_1 = x_t + (1 - t) v."""
-        return noisy + (1 - expand_time(t, noisy)) * velocity
-
-    def velocity_from_clean(self, noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
-        """v = (x_1 - x_t) / (1 - t), for t < 1."""
-        return (clean - noisy) / (1 - expand_time(t, noisy))
+        return torch.randn(shape, generator=rng, device=device, dtype=dtype)
 
     def score_from_velocity(self, noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
         """Score of the marginal at time t < 1: (t v - x_t) / (1 - t), since E[x_0 | x_t] = x_t - t v."""
@@ -41,7 +30,3 @@ class GaussianFlow:
         """Inverse of `score_from_velocity`, for t > 0: v = ((1 - t) score + x_t) / t."""
         time = expand_time(t, noisy)
         return ((1 - time) * score + noisy) / time
-
-    def advance(self, noisy: Tensor, velocity: Tensor, step: Tensor) -> Tensor:
-        """x + step * v."""
-        return noisy + expand_time(step, noisy) * velocity

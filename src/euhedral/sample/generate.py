@@ -95,6 +95,8 @@ class Generator:
             raise CheckpointError(
                 f"the checkpoint lacks the training statistics that requests need ({error!r})"
             ) from None
+        # A model that draws at once has no steps, whatever its recipe says.
+        known = replace(known, steps=known.steps if model.steps else 0)
         learned = known.properties if model.reads_properties else frozenset[str]()
         self.capabilities = replace(
             known, properties=learned, space_group=model.reads_space_group, steers=model.can_be_steered
@@ -267,10 +269,9 @@ class Generator:
             place[bad] = len(crystals) + torch.arange(len(bad))
             crystals = CrystalBatch.concat([crystals, again])[place]
         if not bool(holds_together(crystals).all()):
-            gentler = "--guidance" if resolved.request.steer is None else "--steer-strength or --guidance"
             raise RequestError(
                 "what was asked for is so far from the training data that no crystals come of it, or the steps are too few for "
-                f"it: lower {gentler}, raise --steps above {resolved.steps}, or choose targets that known crystals have"
+                f"it: {_gentler(resolved)}choose targets that known crystals have"
             )
         if resolved.request.idealize and not self.symmetric and resolved.request.template is None:
             crystals = self._onto_symmetry(crystals)
@@ -391,3 +392,11 @@ def out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate" in text
     )
+
+
+def _gentler(resolved: ResolvedRequest) -> str:
+    """What a request that led too far may do, where the model has a path to be led along."""
+    if not resolved.steps:
+        return ""
+    strength = "--guidance" if resolved.request.steer is None else "--steer-strength or --guidance"
+    return f"lower {strength}, raise --steps above {resolved.steps}, or "

@@ -319,13 +319,18 @@ def _neutral_share(
 
 def _check_path(request: GenerationRequest, capabilities: Capabilities) -> None:
     """Refuse what is said of the way along the path where it would change nothing."""
-    if not capabilities.steps and request.steps is not None:
-        raise RequestError("this model takes no steps, it draws at once: leave out --steps")
-    asked = request.formula or request.chemical_system or request.space_group or request.properties or request.template
-    if request.guidance != 1 and not (capabilities.steps and asked):
+    if not capabilities.steps:
+        if request.steps is not None:
+            raise RequestError("this model takes no steps, it draws at once: leave out --steps")
+        if request.guidance not in (0, 1):
+            raise RequestError("this model is not led along a path: leave out --guidance, or ignore conditions with 0")
+    learned = [*capabilities.properties, *(column.name for column in capabilities.columns)]
+    # Some models read the elements of a formula, which fixes them in all.
+    closed = request.formula or (request.chemical_system and "*" not in request.chemical_system)
+    if request.guidance != 1 and not (request.space_group or closed or set(learned) & set(request.properties)):
         raise RequestError(
-            "--guidance is how strongly what is asked leads a model along its path: "
-            + ("ask for something, or leave it out" if capabilities.steps else "this model has none, leave it out")
+            "--guidance is how strongly a space group, a chemical system without open places or a property that the model "
+            "learned leads it: ask for one, or leave it out"
         )
 
 
