@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from euhedral.config import parse_config
 from euhedral.crystal.asymmetric_unit import AsymmetricUnit, asymmetric_units
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import change_cell, supercell, wrap, wrap_centered
@@ -21,46 +20,26 @@ from euhedral.errors import ConfigError, RequestError
 from euhedral.models.base import CompositionTest
 from euhedral.models.checkpoint import load_model, save_model
 from euhedral.models.conditions import Conditions
-from euhedral.models.diffcsp_pp import DiffCSPPP, DiffCSPPPConfig
+from euhedral.models.diffcsp_pp import DiffCSPPP
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.noise.gaussian_flow import GaussianFlow
 from euhedral.noise.wrapped_normal import scaled_score
 from euhedral.testing import models as contract
 from euhedral.testing.crystals import (
-    cesium_chloride,
-    diamond,
-    hexagonal_close_packed,
+    known_crystals,
     perovskite,
-    random_crystals,
     rock_salt,
 )
-from euhedral.testing.nets import wake
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def known() -> CrystalBatch:
-    """Textbook crystals in their primitive cells, and one of five atoms without symmetry."""
-    return CrystalBatch.concat(
-        [
-            rock_salt(),
-            cesium_chloride(),
-            perovskite(),
-            diamond(),
-            hexagonal_close_packed(),
-            random_crystals([5], rng=rng(5)),
-        ]
-    )
-
-
-def informed(crystals: CrystalBatch | None = None, *, awake: bool = True, **changes: Any) -> DiffCSPPP:
-    config = parse_config(DiffCSPPPConfig, {**contract.TINY_CONFIGS["diffcsp_pp"], **changes})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = DiffCSPPP.informed(config, known() if crystals is None else crystals)
-    return wake(model) if awake else model
+def informed(crystals: CrystalBatch | None = None, **changes: Any) -> DiffCSPPP:
+    model = contract.informed_model("diffcsp_pp", crystals, **changes)
+    assert isinstance(model, DiffCSPPP)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +133,7 @@ def test_cells_that_are_not_primitive_are_learned_too() -> None:
 def test_facts_are_kept_in_checkpoints(model: DiffCSPPP, tmp_path: Any) -> None:
     loaded = load_model(save_model(tmp_path, model, {})).model
     assert isinstance(loaded, DiffCSPPP)
-    assert loaded.config.templates == len(known())
+    assert loaded.config.templates == len(known_crystals())
     request = contract.free_request(4, 5)
     first, again = (one.eval().sample(request, rng=rng()) for one in (model, loaded))
     assert torch.equal(first.frac, again.frac)
@@ -239,20 +218,3 @@ def test_a_model_of_given_species_wants_them() -> None:
 def test_networks_that_do_not_fit(net: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         informed(net={**contract.TINY_CONFIGS["diffcsp_pp"]["net"], **net})
-
-
-@pytest.mark.parametrize("path", ["variance_preserving", "gaussian_flow"])
-def test_lattices_stay_near_the_data_whatever_a_network_says(path: str) -> None:
-    model = informed(lattice_path=path)
-    with torch.no_grad():
-        for name, parameter in model.net.named_parameters():
-            if "lattice" in name:
-                parameter.mul_(1e6)
-    assert any("lattice" in name for name, _ in model.net.named_parameters())
-    made = model.sample(contract.free_request(6, 5, steps=4), rng=rng()).validate()
-    assert bool((made.volume < 5 * 1100).all())
-
-
-def test_a_flow_has_no_schedule() -> None:
-    with pytest.raises(ConfigError, match="leave it out"):
-        informed(lattice_path="gaussian_flow", cell={"levels": 100})

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from euhedral.config import parse_config
 from euhedral.crystal.asymmetric_unit import AsymmetricUnit, asymmetric_units
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import change_cell, supercell, wrap
@@ -22,47 +21,28 @@ from euhedral.models.checkpoint import load_model, save_model
 from euhedral.models.conditions import Conditions
 from euhedral.models.site_places import learned_points
 from euhedral.models.sites import sites_of, symbols_of
-from euhedral.models.symmcd import SymmCD, SymmCDConfig
+from euhedral.models.symmcd import SymmCD
 from euhedral.nets.base import Context
 from euhedral.nets.site_net import HIDDEN, NoisySites, SitePrediction
 from euhedral.noise.gaussian_flow import GaussianFlow
 from euhedral.noise.wrapped_normal import scaled_score
 from euhedral.testing import models as contract
 from euhedral.testing.crystals import (
-    cesium_chloride,
-    diamond,
-    hexagonal_close_packed,
+    known_crystals,
     perovskite,
     random_crystals,
     rock_salt,
 )
-from euhedral.testing.nets import wake
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def known() -> CrystalBatch:
-    """Textbook crystals in their primitive cells, and one of five atoms without symmetry."""
-    return CrystalBatch.concat(
-        [
-            rock_salt(),
-            cesium_chloride(),
-            perovskite(),
-            diamond(),
-            hexagonal_close_packed(),
-            random_crystals([5], rng=rng(5)),
-        ]
-    )
-
-
 def informed(crystals: CrystalBatch | None = None, **changes: Any) -> SymmCD:
-    config = parse_config(SymmCDConfig, {**contract.TINY_CONFIGS["symmcd"], **changes})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = SymmCD.informed(config, known() if crystals is None else crystals)
-    return wake(model)
+    model = contract.informed_model("symmcd", crystals, **changes)
+    assert isinstance(model, SymmCD)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +162,7 @@ def test_cells_that_are_not_primitive_are_learned_too() -> None:
 def test_facts_are_kept_in_checkpoints(model: SymmCD, tmp_path: Any) -> None:
     loaded = load_model(save_model(tmp_path, model, {})).model
     assert isinstance(loaded, SymmCD)
-    assert loaded.config.templates == len(known())
+    assert loaded.config.templates == len(known_crystals())
     request = contract.free_request(4, 5)
     first, again = (one.eval().sample(request, rng=rng()) for one in (model, loaded))
     assert torch.equal(first.frac, again.frac)
@@ -260,20 +240,3 @@ def test_compositions_that_fail_a_test_are_drawn_again(model: SymmCD) -> None:
 def test_times_outside_the_path_are_refused(settled: float) -> None:
     with pytest.raises(ConfigError, match="settled must be above 0"):
         informed(settled=settled)
-
-
-@pytest.mark.parametrize("path", ["variance_preserving", "gaussian_flow"])
-def test_lattices_stay_near_the_data_whatever_a_network_says(path: str) -> None:
-    model = informed(lattice_path=path)
-    with torch.no_grad():
-        for name, parameter in model.net.named_parameters():
-            if "lattice" in name:
-                parameter.mul_(1e6)
-    assert any("lattice" in name for name, _ in model.net.named_parameters())
-    made = model.sample(contract.free_request(6, 5, steps=4), rng=rng()).validate()
-    assert bool((made.volume < 5 * 1100).all())
-
-
-def test_a_flow_has_no_schedule() -> None:
-    with pytest.raises(ConfigError, match="leave it out"):
-        informed(lattice_path="gaussian_flow", cell={"levels": 100})

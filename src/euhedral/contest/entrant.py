@@ -150,9 +150,9 @@ def _trained(standing: Standing, recipe: Recipe, folder: Path, ground: Ground) -
 
 def _predict(generator: Generator, standing: Standing, ground: Ground) -> _Drawn:
     ground.say(f"{standing.name}: predicting {len(ground.reference)} structures{_in_steps(standing)}")
-    settings = ground.settings
+    settings, steps = ground.settings, standing.steps or None
     started = seconds_by(settings.clock)
-    crystals = generator.predict(ground.contents, steps=standing.steps, seed=settings.seed, batch=settings.batch)
+    crystals = generator.predict(ground.contents, steps=steps, seed=settings.seed, batch=settings.batch)
     return _Drawn(crystals=crystals, seconds=seconds_by(settings.clock) - started)
 
 

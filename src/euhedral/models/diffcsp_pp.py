@@ -20,6 +20,7 @@ from euhedral.models.conditions import Conditions
 from euhedral.models.guidance import Asked
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
+from euhedral.models.surprise import surprise
 from euhedral.models.template_model import LatticePath, TemplateModel, lattice_process
 from euhedral.models.templates import ANY, Drawn, wanted_crystals
 from euhedral.nets.base import NoisyCrystals, Prediction
@@ -150,10 +151,8 @@ class DiffCSPPP(TemplateModel):
         }
         total = weights.frac * terms["frac"] + weights.lattice * terms["lattice"]
         if self.config.species == "absorbing":
-            wanted = torch.where(orbits.is_orbit, masked.target, IGNORED).flatten()
-            logits = orbits.mean(guess.species).flatten(0, 1)
-            surprise = functional.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
-            terms["species"] = surprise / (wanted != IGNORED).sum().clamp_min(1)
+            wanted = torch.where(orbits.is_orbit, masked.target, IGNORED)
+            terms["species"] = surprise(orbits.mean(guess.species), wanted)
             total = total + weights.species * terms["species"]
         return LossTerms(total=total, terms={name: value.detach() for name, value in terms.items()})
 

@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.lattice import cell_from_log_symmetric, log_symmetric
@@ -19,6 +18,7 @@ from euhedral.models.held import Held
 from euhedral.models.palette import Palette
 from euhedral.models.redraws import redrawn
 from euhedral.models.steering import Steering
+from euhedral.models.surprise import surprise
 from euhedral.nets.base import Context, NoisyCrystals, Prediction
 from euhedral.nets.periodic_transformer import PeriodicTransformer, PeriodicTransformerConfig
 from euhedral.noise.alignment import aligned
@@ -191,8 +191,8 @@ class JointFlow(GenerativeModel):
             {
                 "frac": (prediction.frac - moved.target).square().mean(),
                 "lattice": (prediction.lattice - strained.target).square().mean(),
-                "species": _cross_entropy(prediction.species.flatten(0, 1), masked.target.flatten(), ignore=-100),
-                "space_group": _cross_entropy(prediction.space_group, hidden, ignore=0),
+                "species": surprise(prediction.species, masked.target),
+                "space_group": surprise(prediction.space_group, hidden, ignored=0),
             }
         )
 
@@ -480,9 +480,3 @@ def with_sampling(config: JointFlowConfig, **changes: float) -> JointFlowConfig:
     """The same model with other `SamplingDefaults`; numbers become what the field holds (4.0 candidates are 4)."""
     typed = {name: type(getattr(config.sampling, name))(value) for name, value in changes.items()}
     return replace(config, sampling=replace(config.sampling, **typed))
-
-
-def _cross_entropy(logits: Tensor, target: Tensor, *, ignore: int) -> Tensor:
-    """Mean cross entropy over what is not ignored; zero (with a gradient) where everything is."""
-    total = functional.cross_entropy(logits, target, ignore_index=ignore, reduction="sum")
-    return total / (target != ignore).sum().clamp_min(1)

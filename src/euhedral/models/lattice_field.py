@@ -21,34 +21,12 @@ from euhedral.models.lattice_maps import (
     closable,
 )
 from euhedral.noise.bayesian import GaussianBayesian, GaussianBayesianConfig
-from euhedral.noise.diffusion_paths import (
-    VarianceExplodingPath,
-    VarianceExplodingPathConfig,
-    VariancePreservingPath,
-    VariancePreservingPathConfig,
-)
-from euhedral.noise.edm import EDM, EDMConfig
-from euhedral.noise.flow_paths import GaussianFlowPath, GaussianFlowPathConfig
-from euhedral.noise.interpolant import Interpolant, InterpolantConfig
+from euhedral.noise.euclidean_paths import EUCLIDEAN_PATHS, EuclideanPathConfig
+from euhedral.noise.flow_paths import GaussianFlowPathConfig
 from euhedral.noise.path import Path
 
-LatticePathConfig = Annotated[
-    GaussianFlowPathConfig
-    | VariancePreservingPathConfig
-    | VarianceExplodingPathConfig
-    | EDMConfig
-    | InterpolantConfig
-    | GaussianBayesianConfig,
-    Field(discriminator="kind"),
-]
-_PATHS: dict[str, Any] = {
-    "gaussian_flow": GaussianFlowPath,
-    "variance_preserving": VariancePreservingPath,
-    "variance_exploding": VarianceExplodingPath,
-    "edm": EDM,
-    "interpolant": Interpolant,
-    "gaussian_bayesian": GaussianBayesian,
-}
+LatticePathConfig = Annotated[EuclideanPathConfig | GaussianBayesianConfig, Field(discriminator="kind")]
+_PATHS: dict[str, Any] = {**EUCLIDEAN_PATHS, "gaussian_bayesian": GaussianBayesian}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +51,7 @@ class LatticeFieldConfig:
             self.representation != "matrix" or self.path.kind not in ("gaussian_flow", "interpolant")
         ):
             raise ConfigError("informed noise of the lattice takes the representation matrix and a flow or interpolant")
-        if self.representation == "matrix" and self.path.kind in ("variance_exploding", "edm"):
+        if self.representation == "matrix" and _PATHS[self.path.kind].explodes:
             raise ConfigError(
                 f"{self.path.kind} takes values of order one, which a matrix in Å is not: log_symmetric is"
             )

@@ -17,8 +17,8 @@ from euhedral.models.species_state import (
     SpeciesState,
     all_known,
     revealed,
-    surprise,
 )
+from euhedral.models.surprise import surprise
 from euhedral.noise.codes import ELEMENTS
 from euhedral.noise.d3pm import IGNORED, AbsorbingSpecies, UniformSpecies
 from euhedral.noise.masked import MASKED
@@ -105,9 +105,9 @@ class AbsorbingField(SpeciesField):
         open_places = ~state.fixed
         most = int(open_places.sum(1).max()) if len(open_places) else 0
         due = -(-most * float(later[0]) // 1) if most else 0
-        revealed = most - int((state.species == MASKED).sum(1).max()) if most else 0
+        known = most - int((state.species == MASKED).sum(1).max()) if most else 0
         species, palette = state.species, state.palette
-        for _ in range(int(due) - revealed):
+        for _ in range(int(due) - known):
             species, palette = palette.reveal(species, guess, rng=rng)
         return replace(state, species=species, palette=palette)
 

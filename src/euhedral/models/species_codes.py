@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -18,34 +19,17 @@ from euhedral.models.species_state import (
     SpeciesState,
     one_hot,
     revealed,
-    surprise,
 )
+from euhedral.models.surprise import surprise
 from euhedral.noise.base import expand_time
 from euhedral.noise.codes import ELEMENTS, AnalogBits, OneHot
 from euhedral.noise.d3pm import IGNORED
-from euhedral.noise.diffusion_paths import (
-    VarianceExplodingPath,
-    VarianceExplodingPathConfig,
-    VariancePreservingPath,
-    VariancePreservingPathConfig,
-)
-from euhedral.noise.edm import EDM, EDMConfig
-from euhedral.noise.flow_paths import GaussianFlowPath, GaussianFlowPathConfig
-from euhedral.noise.interpolant import Interpolant, InterpolantConfig
+from euhedral.noise.euclidean_paths import EUCLIDEAN_PATHS, EuclideanPathConfig
+from euhedral.noise.flow_paths import GaussianFlowPathConfig
 from euhedral.noise.path import Derived, Path, normal_like
 from euhedral.noise.simplex import SimplexFlow
 
-CodePathConfig = Annotated[
-    GaussianFlowPathConfig | VariancePreservingPathConfig | VarianceExplodingPathConfig | EDMConfig | InterpolantConfig,
-    Field(discriminator="kind"),
-]
-_CODE_PATHS: dict[str, Any] = {
-    "gaussian_flow": GaussianFlowPath,
-    "variance_preserving": VariancePreservingPath,
-    "variance_exploding": VarianceExplodingPath,
-    "edm": EDM,
-    "interpolant": Interpolant,
-}
+CodePathConfig = Annotated[EuclideanPathConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +58,7 @@ class CodedSpecies(SpeciesField):
     def __init__(self, config: CodedSpeciesConfig) -> None:
         self.config = config
         self.code = AnalogBits() if config.code == "analog_bits" else OneHot(config.scale)
-        self.path: Path = _CODE_PATHS[config.path.kind](config.path)
+        self.path: Path = EUCLIDEAN_PATHS[config.path.kind](config.path)
         self.features = self.code.width
         self.codes = self.code.width * self.path.vectors
 
@@ -138,12 +122,66 @@ class CodedSpecies(SpeciesField):
         return self.path.prior(shape, rng=rng)
 
 
+class ProbableSpecies(SpeciesField):
+    """Values, (b, n, 118), tell probabilities of the elements, and become sure of one; the network predicts logits.
+
+    The network reads the probabilities in a form of the subclass. Fixed species are treated as by `CodedSpecies`.
+    """
+
+    features = ELEMENTS
+
+    @abstractmethod
+    def noised(self, hot: Tensor, t: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Values at time t of elements, given one-hot."""
+
+    @abstractmethod
+    def chances(self, value: Tensor) -> Tensor:
+        """The probabilities that values tell."""
+
+    @abstractmethod
+    def read(self, chances: Tensor) -> Tensor:
+        """Probabilities as the network reads them."""
+
+    @abstractmethod
+    def moved(self, state: SpeciesState, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Values at a later time below 1; `step` puts those of fixed species in their place."""
+
+    def corrupt(self, species: Tensor, t: Tensor, given: Tensor, *, rng: torch.Generator) -> NoisySpecies:
+        """Values on their way at time t; the target is the species, -100 where they are given."""
+        value = self.noised(one_hot(species).to(t.dtype), t, rng=rng)
+        return NoisySpecies(
+            shown=self._shown(species, value, t, given), target=species.masked_fill(given[:, None], IGNORED)
+        )
+
+    def show(self, state: SpeciesState, t: Tensor, *, rng: torch.Generator) -> ShownSpecies:
+        """The probabilities, and the elements of crystals whose species are all fixed."""
+        return self._shown(state.species, state.value, t, state.fixed.all(1))
+
+    def step(
+        self, state: SpeciesState, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator
+    ) -> SpeciesState:
+        """Other values; at the end, the elements."""
+        if float(later[0]) >= 1:
+            return revealed(state, guess, rng)
+        value = self.moved(state, guess, t, later, rng=rng)
+        if state.partly_fixed:
+            noised = self.noised(one_hot(state.species).to(value), later, rng=rng)
+            value = torch.where(state.fixed[..., None], noised, value)
+        return replace(state, value=value)
+
+    def _shown(self, species: Tensor, value: Tensor, t: Tensor, given: Tensor) -> ShownSpecies:
+        hot = one_hot(species).to(value.dtype)
+        features = self.read(torch.where(given[:, None, None], hot, self.chances(value)))
+        return ShownSpecies(species=torch.zeros_like(species), features=features, known=torch.where(given, 1.0, t))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SimplexSpeciesConfig:
     """Flow matching on the simplex of probabilities.
 
     Attributes:
-        power: the flow's own time is t to this power, above 0, so that more steps fall where classes are decided.
+        power: the flow's own time is t to this power, above 0 and below 100, so that more steps fall where classes are
+            decided.
     """
 
     power: float = 3.0
@@ -151,58 +189,44 @@ class SimplexSpeciesConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.power < 100:
-            raise ConfigError(f"species.power must be above 0, not {self.power}")
+            raise ConfigError(f"species.power must be above 0 and below 100, not {self.power}")
 
 
-class SimplexSpecies(SpeciesField):
-    """Values are probabilities of the 118 elements, which flow to a corner; see `noise.simplex`.
+class SimplexSpecies(ProbableSpecies):
+    """Values are the probabilities, which flow to a corner; see `noise.simplex`.
 
-    The network reads their square roots, a point of the unit sphere, and predicts the element; the mean of the corners that
-    its logits mean gives the velocity. Fixed species are treated as by `CodedSpecies`.
+    The network reads their square roots, a point of the unit sphere; the mean of the corners that its logits mean gives the
+    velocity.
     """
-
-    features = ELEMENTS
 
     def __init__(self, config: SimplexSpeciesConfig) -> None:
         self.config = config
         self.process = SimplexFlow()
 
-    def corrupt(self, species: Tensor, t: Tensor, given: Tensor, *, rng: torch.Generator) -> NoisySpecies:
-        """Points on their way at time t; the target is the species, -100 where they are given."""
-        hot = one_hot(species).to(t.dtype)
-        noisy = self.process.corrupt(hot, t**self.config.power, rng=rng).noisy
-        features = torch.where(expand_time(given, hot).bool(), hot, noisy.clamp_min(0).sqrt())
-        shown = ShownSpecies(species=torch.zeros_like(species), features=features, known=torch.where(given, 1.0, t))
-        return NoisySpecies(shown=shown, target=species.masked_fill(given[:, None], IGNORED))
+    def noised(self, hot: Tensor, t: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Points on the lines to their corners."""
+        own = t**self.config.power
+        return self.process.corrupt(hot.to(rng.device), own.to(rng.device), rng=rng).noisy.to(hot)
+
+    def chances(self, value: Tensor) -> Tensor:
+        """The values, where rounding made none of them negative."""
+        return value.clamp_min(0)
+
+    def read(self, chances: Tensor) -> Tensor:
+        """Their square roots."""
+        return chances.sqrt()
 
     def loss(self, guess: Tensor, noisy: NoisySpecies, t: Tensor) -> Tensor:
         """Mean cross entropy of what is not given (Dirichlet Flow Matching, Section 3)."""
         return surprise(guess, noisy.target)
 
-    def show(self, state: SpeciesState, t: Tensor, *, rng: torch.Generator) -> ShownSpecies:
-        """The square roots of the probabilities."""
-        given = state.fixed.all(1)
-        hot = one_hot(state.species).to(state.value.dtype)
-        features = torch.where(given[:, None, None], hot, state.value.clamp_min(0).sqrt())
-        known = torch.where(given, 1.0, t)
-        return ShownSpecies(species=torch.zeros_like(state.species), features=features, known=known)
-
-    def step(
-        self, state: SpeciesState, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator
-    ) -> SpeciesState:
-        """Along the mean velocity; at the end, the elements."""
-        if float(later[0]) >= 1:
-            return revealed(state, guess, rng)
+    def moved(self, state: SpeciesState, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Along the mean velocity."""
         now, then = t**self.config.power, later**self.config.power
         logits = guess.masked_fill(~state.usable[:, None], float("-inf"))
-        chances = logits[..., 1:].to(state.value.dtype).softmax(-1)
-        velocity = self.process.velocity_from_clean(state.value, chances, now)
-        value = self.process.advance(state.value, velocity, then - now)
-        if state.partly_fixed:
-            hot = one_hot(state.species).to(value)
-            noised = self.process.corrupt(hot.to(rng.device), then.to(rng.device), rng=rng).noisy
-            value = torch.where(state.fixed[..., None], noised.to(value), value)
-        return replace(state, value=value)
+        corner = logits[..., 1:].to(state.value.dtype).softmax(-1)
+        velocity = self.process.velocity_from_clean(state.value, corner, now)
+        return self.process.advance(state.value, velocity, then - now)
 
     def _prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
         return self.process.prior(shape, rng=rng)
@@ -222,25 +246,26 @@ class BayesianSpeciesConfig:
     kind: Literal["bayesian"] = "bayesian"
 
 
-class BayesianSpecies(SpeciesField):
-    """Values are logits of a belief over the 118 elements, sharpened by noisy measurements.
+class BayesianSpecies(ProbableSpecies):
+    """Values are logits of a belief, sharpened by noisy measurements.
 
-    The loss is the published one, 118 beta t |e_x - p|², averaged over the atoms that are not given. Fixed species are treated
-    as by `CodedSpecies`: where others are open, with the belief that measurements of them give by then.
+    The loss is the published one, 118 beta t |e_x - p|², averaged over the atoms that are not given.
     """
-
-    features = ELEMENTS
 
     def __init__(self, config: BayesianSpeciesConfig) -> None:
         self.config = config
 
-    def corrupt(self, species: Tensor, t: Tensor, given: Tensor, *, rng: torch.Generator) -> NoisySpecies:
-        """Beliefs at time t (Eq. 185); the target is the species, -100 where they are given."""
-        hot = one_hot(species).to(t.dtype)
-        value = self._measured(hot, torch.zeros_like(t), t, rng)
-        features = torch.where(expand_time(given, value).bool(), _signed(hot), _signed(value.softmax(-1)))
-        shown = ShownSpecies(species=torch.zeros_like(species), features=features, known=torch.where(given, 1.0, t))
-        return NoisySpecies(shown=shown, target=species.masked_fill(given[:, None], IGNORED))
+    def noised(self, hot: Tensor, t: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Beliefs that measurements of elements give until time t (Eq. 185)."""
+        return self._measured(hot, torch.zeros_like(t), t, rng)
+
+    def chances(self, value: Tensor) -> Tensor:
+        """The belief."""
+        return value.softmax(-1)
+
+    def read(self, chances: Tensor) -> Tensor:
+        """The probabilities from -1 to 1."""
+        return 2 * chances - 1
 
     def loss(self, guess: Tensor, noisy: NoisySpecies, t: Tensor) -> Tensor:
         """See the class."""
@@ -249,37 +274,15 @@ class BayesianSpecies(SpeciesField):
         error = (hot - guess[..., 1:].softmax(-1)).square().sum(-1) * (ELEMENTS * self.config.accuracy * t[:, None])
         return error.masked_fill(known, 0.0).sum() / (~known).sum().clamp_min(1)
 
-    def show(self, state: SpeciesState, t: Tensor, *, rng: torch.Generator) -> ShownSpecies:
-        """The probabilities from -1 to 1."""
-        given = state.fixed.all(1)
-        hot = one_hot(state.species).to(state.value.dtype)
-        features = torch.where(given[:, None, None], _signed(hot), _signed(state.value.softmax(-1)))
-        known = torch.where(given, 1.0, t)
-        return ShownSpecies(species=torch.zeros_like(state.species), features=features, known=known)
-
-    def step(
-        self, state: SpeciesState, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator
-    ) -> SpeciesState:
-        """Draw an element of each atom from the prediction, measure it, and update; at the end, the elements."""
-        if float(later[0]) >= 1:
-            return revealed(state, guess, rng)
+    def moved(self, state: SpeciesState, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """Draw an element of each atom from the prediction, measure it, and update; or draw the belief anew, end-back."""
         if self.config.end_back:
-            likely = guess[..., 1:].to(state.value.dtype).softmax(-1)
-            value = self._measured(likely, torch.zeros_like(t), later, rng)
-        else:
-            chances = guess[..., 1:].double().softmax(-1).cpu()
-            drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=rng).view(chances.shape[:2]).to(guess.device)
-            hot = functional.one_hot(drawn, ELEMENTS).to(state.value.dtype)
-            value = state.value + self._measured(hot, t, later, rng)
-        if state.partly_fixed:
-            hot = one_hot(state.species).to(value)
-            value = torch.where(state.fixed[..., None], self._measured(hot, torch.zeros_like(t), later, rng), value)
-        return replace(state, value=value)
+            return self.noised(guess[..., 1:].to(state.value.dtype).softmax(-1), later, rng=rng)
+        chances = guess[..., 1:].double().softmax(-1).cpu()
+        drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=rng).view(chances.shape[:2]).to(guess.device)
+        hot = functional.one_hot(drawn, ELEMENTS).to(state.value.dtype)
+        return state.value + self._measured(hot, t, later, rng)
 
     def _measured(self, hot: Tensor, t: Tensor, later: Tensor, rng: torch.Generator) -> Tensor:
         accuracy = expand_time(self.config.accuracy * (later.square() - t.square()), hot)
         return accuracy * (ELEMENTS * hot - 1) + (accuracy * ELEMENTS).sqrt() * normal_like(hot, rng)
-
-
-def _signed(chances: Tensor) -> Tensor:
-    return 2 * chances - 1

@@ -16,7 +16,6 @@ from torch.nn import functional
 from euhedral.models.base import SampleRequest
 from euhedral.models.palette import Palette
 from euhedral.noise.codes import ELEMENTS
-from euhedral.noise.d3pm import IGNORED
 from euhedral.noise.masked import MASKED
 
 
@@ -112,13 +111,6 @@ class SpeciesField(ABC):
 def one_hot(species: Tensor) -> Tensor:
     """One-hot elements, (..., 118); all zero where masked."""
     return functional.one_hot(species, ELEMENTS + 1)[..., 1:]
-
-
-def surprise(logits: Tensor, species: Tensor) -> Tensor:
-    """Mean cross entropy of the species that are not -100, 0 where all are."""
-    target = species.flatten()
-    total = functional.cross_entropy(logits.flatten(0, 1), target, ignore_index=IGNORED, reduction="sum")
-    return total / (target != IGNORED).sum().clamp_min(1)
 
 
 def all_known(species: Tensor) -> ShownSpecies:

@@ -28,6 +28,7 @@ from euhedral.models.redraws import redrawn
 from euhedral.models.site_filling import Owed, SiteFilling
 from euhedral.models.site_places import place_orbits
 from euhedral.models.sites import Cells, Sites, kind_logits, sites_of, symbols_of
+from euhedral.models.surprise import summed_surprise
 from euhedral.models.template_model import LatticePath, TemplateModel, lattice_process
 from euhedral.models.templates import Drawn, wanted_crystals
 from euhedral.nets.site_net import NoisySites, SiteNet, SiteNetConfig, SitePrediction
@@ -190,8 +191,8 @@ class SymmCD(TemplateModel):
                 torch.tensor(float(moved.target.numel()), device=time.device),
             ),
             "lattice": (((guess.lattice - strained.target).square() * free).sum(), free.sum()),
-            "species": _surprise(guess.species, masked.target),
-            "sites": _surprise(kind_logits(guess.symbols, sites.cells.group), wanted),
+            "species": summed_surprise(guess.species, masked.target),
+            "sites": summed_surprise(kind_logits(guess.symbols, sites.cells.group), wanted),
         }
 
     @torch.no_grad()
@@ -379,9 +380,3 @@ def _settled(
             perturbed = logits[row, orbit, : len(filling.sizes)] + chance.gumbel(size=len(filling.sizes))
             after[row, orbit] = filling.choose(orbit, np.argsort(-perturbed).tolist())
     return torch.from_numpy(after).to(kinds.device)
-
-
-def _surprise(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropies summed over what is not ignored, and how many these are."""
-    total = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total, (target != IGNORED).sum()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
@@ -54,6 +54,9 @@ class Context:
     extra: Float[Tensor, "b k"] | None = None
 
 
+Inputs = TypeVar("Inputs", NoisyCrystals, Context)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
     """What a backbone says of noisy crystals, in float32.
@@ -71,6 +74,12 @@ class Prediction:
     lattice: Float[Tensor, "b 6"]
     species: Float[Tensor, "b n s"]
     space_group: Float[Tensor, "b 231"]
+
+
+def rows_of(value: Inputs, rows: Int[Tensor, " k"]) -> Inputs:
+    """Some of the crystals, or what is asked of them."""
+    given = {one.name: getattr(value, one.name) for one in fields(value)}
+    return replace(value, **{name: tensor[rows] for name, tensor in given.items() if tensor is not None})
 
 
 def features_of(noisy: NoisyCrystals) -> Tensor:

@@ -7,13 +7,13 @@ not depend on what lies beside it, whatever the network computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from euhedral.nets.base import Context, NoisyCrystals, Prediction
+from euhedral.nets.base import Context, NoisyCrystals, Prediction, rows_of
 from euhedral.nets.cspnet import MatrixPrediction
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def predict_ragged(
         noisy: the crystals.
         context: what is asked of each, in their order.
     """
-    groups = [(rows, atoms, net(dense, _of(context, rows))) for rows, atoms, dense in noisy.by_size()]
+    groups = [(rows, atoms, net(dense, rows_of(context, rows))) for rows, atoms, dense in noisy.by_size()]
     rows = torch.cat([rows for rows, _, _ in groups]).argsort()
     atoms = torch.cat([atoms.flatten() for _, atoms, _ in groups]).argsort()
     said = [prediction for _, _, prediction in groups]
@@ -114,8 +114,3 @@ def predict_ragged(
         space_group=torch.cat([one.space_group for one in said])[rows],
         cell=torch.cat(cells)[rows] if cells else None,
     )
-
-
-def _of(context: Context, rows: Tensor) -> Context:
-    given = {one.name: getattr(context, one.name) for one in fields(context)}
-    return replace(context, **{name: value[rows] for name, value in given.items() if value is not None})

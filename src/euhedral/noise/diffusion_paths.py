@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -98,6 +99,57 @@ class WrappedNormalPath(Path):
         return self._processes[count]
 
 
+class EuclideanDiffusionPath(Path):
+    """Diffusion of Euclidean values by a process of `noise.gaussian`; the network predicts the noise.
+
+    Attributes:
+        config: tells whether steps are `deterministic`, and the `corrector_ratio`.
+        process: of the noise.
+    """
+
+    aims = True
+    config: VariancePreservingPathConfig | VarianceExplodingPathConfig
+    process: VariancePreserving | VarianceExploding
+
+    @abstractmethod
+    def width(self, t: Tensor) -> Tensor:
+        """Standard deviation of the noise in a value at time t, (crystals,), float64."""
+
+    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
+        """Normal values of the largest width."""
+        return self.process.prior(shape, rng=rng, device=rng.device)
+
+    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
+        """See the class; `start` is not used."""
+        return self.process.corrupt(clean, t, rng=rng)
+
+    def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
+        """The ancestral step, or that without randomness."""
+        noise = self._noise(value, guess, t)
+        if self.config.deterministic:
+            return self.process.deterministic(value, noise, t, later)
+        return self.process.reverse(value, noise, t, later, rng=rng)
+
+    def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
+        """A step of Langevin dynamics."""
+        if not self.corrected:
+            return value
+        score = self.process.score_from_noise(self._noise(value, guess, t), t)
+        return langevin(value, score, self.width(t), self.config.corrector_ratio, rng=rng)
+
+    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean value is linear in the noise."""
+        nothing, one = torch.zeros_like(value), torch.ones_like(value)
+        return self.process.clean_from_noise(value, nothing, t), self.process.clean_from_noise(nothing, one, t)
+
+    def within(self, value: Tensor, guess: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
+        """See `Path`."""
+        return noise_within(self.process, value, guess, t, bounded).to(guess.dtype)
+
+    def _noise(self, value: Tensor, guess: Tensor, t: Tensor) -> Tensor:
+        return guess
+
+
 @dataclass(frozen=True, kw_only=True)
 class VariancePreservingPathConfig:
     """DDPM or DDIM of Euclidean values.
@@ -116,52 +168,35 @@ class VariancePreservingPathConfig:
     kind: Literal["variance_preserving"] = "variance_preserving"
 
 
-class VariancePreservingPath(Path):
-    """See `noise.gaussian`."""
+class VariancePreservingPath(EuclideanDiffusionPath):
+    """The network predicts the noise or the clean value."""
 
-    aims = True
+    config: VariancePreservingPathConfig
+    process: VariancePreserving
 
     def __init__(self, config: VariancePreservingPathConfig) -> None:
         self.config = config
         self.process = VariancePreserving(config.schedule)
         self.corrected = config.corrector_ratio > 0
 
-    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
-        """Standard normal values."""
-        return self.process.prior(shape, rng=rng, device=rng.device)
+    def width(self, t: Tensor) -> Tensor:
+        """sqrt(1 - a)."""
+        return (1 - self.process.signal(t)).clamp_min(0).sqrt()
 
     def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
         """See the class; `start` is not used."""
-        given = self.process.corrupt(clean, t, rng=rng)
+        given = super().corrupt(clean, t, rng=rng)
         return given if self.config.target == "noise" else Corrupted(noisy=given.noisy, target=clean)
-
-    def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
-        """The ancestral step, or that of DDIM."""
-        noise = self._noise(value, guess, t)
-        if self.config.deterministic:
-            return self.process.deterministic(value, noise, t, later)
-        return self.process.reverse(value, noise, t, later, rng=rng)
-
-    def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
-        """A step of Langevin dynamics."""
-        if not self.corrected:
-            return value
-        score = self.process.score_from_noise(self._noise(value, guess, t), t)
-        width = (1 - self.process.signal(t)).clamp_min(0).sqrt()
-        return langevin(value, score, width, self.config.corrector_ratio, rng=rng)
 
     def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The prediction itself, or x = (x_t - sqrt(1 - a) e) / sqrt(a)."""
-        nothing, one = torch.zeros_like(value), torch.ones_like(value)
         if self.config.target == "clean":
-            return nothing, one
-        return self.process.clean_from_noise(value, nothing, t), self.process.clean_from_noise(nothing, one, t)
+            return torch.zeros_like(value), torch.ones_like(value)
+        return super().aim(value, t)
 
     def within(self, value: Tensor, guess: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
         """See `Path`."""
-        if self.config.target == "clean":
-            return bounded(guess)
-        return noise_within(self.process, value, guess, t, bounded).to(guess.dtype)
+        return bounded(guess) if self.config.target == "clean" else super().within(value, guess, t, bounded)
 
     def _noise(self, value: Tensor, guess: Tensor, t: Tensor) -> Tensor:
         return guess if self.config.target == "noise" else self.process.noise_from_clean(value, guess, t)
@@ -183,49 +218,25 @@ class VarianceExplodingPathConfig:
     kind: Literal["variance_exploding"] = "variance_exploding"
 
 
-class VarianceExplodingPath(Path):
-    """See `noise.gaussian`; the network reads values over the root mean square that they have."""
+class VarianceExplodingPath(EuclideanDiffusionPath):
+    """The network reads values over the root mean square that they have."""
 
-    aims = True
     explodes = True
+    config: VarianceExplodingPathConfig
+    process: VarianceExploding
 
     def __init__(self, config: VarianceExplodingPathConfig) -> None:
         self.config = config
         self.process = VarianceExploding(config.widths)
         self.corrected = config.corrector_ratio > 0
 
-    def prior(self, shape: tuple[int, ...], *, rng: torch.Generator) -> Tensor:
-        """Normal values of the largest width."""
-        return self.process.prior(shape, rng=rng, device=rng.device)
-
-    def corrupt(self, clean: Tensor, t: Tensor, *, rng: torch.Generator, start: Tensor | None = None) -> Corrupted:
-        """See the class; `start` is not used."""
-        return self.process.corrupt(clean, t, rng=rng)
+    def width(self, t: Tensor) -> Tensor:
+        """That of the process."""
+        return self.process.sigma(t)
 
     def shown(self, value: Tensor, t: Tensor) -> Tensor:
         """x_t / sqrt(s^2 + 1), clean values being of order one."""
-        return value / expand_time((self.process.sigma(t).square() + 1).sqrt(), value)
-
-    def step(self, value: Tensor, guess: Tensor, t: Tensor, later: Tensor, *, rng: torch.Generator) -> Tensor:
-        """The ancestral step, or that of the probability flow."""
-        if self.config.deterministic:
-            return self.process.deterministic(value, guess, t, later)
-        return self.process.reverse(value, guess, t, later, rng=rng)
-
-    def correct(self, value: Tensor, guess: Tensor, t: Tensor, *, rng: torch.Generator | None) -> Tensor:
-        """A step of Langevin dynamics."""
-        if not self.corrected:
-            return value
-        score = self.process.score_from_noise(guess, t)
-        return langevin(value, score, self.process.sigma(t), self.config.corrector_ratio, rng=rng)
-
-    def aim(self, value: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """x = x_t - s e."""
-        return value, -expand_time(self.process.sigma(t), value)
-
-    def within(self, value: Tensor, guess: Tensor, t: Tensor, bounded: Callable[[Tensor], Tensor]) -> Tensor:
-        """See `Path`."""
-        return noise_within(self.process, value, guess, t, bounded).to(guess.dtype)
+        return value / expand_time((self.width(t).square() + 1).sqrt(), value)
 
 
 def langevin(value: Tensor, score: Tensor, width: Tensor, ratio: float, *, rng: torch.Generator | None) -> Tensor:

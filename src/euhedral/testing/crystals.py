@@ -83,6 +83,20 @@ def prototypes(dtype: torch.dtype = torch.float32) -> dict[str, CrystalBatch]:
     }
 
 
+def known_crystals() -> CrystalBatch:
+    """Textbook crystals in their primitive cells, and one of five atoms without symmetry, for families that learn some."""
+    return CrystalBatch.concat(
+        [
+            rock_salt(),
+            cesium_chloride(),
+            perovskite(),
+            diamond(),
+            hexagonal_close_packed(),
+            random_crystals([5], rng=torch.Generator().manual_seed(5)),
+        ]
+    )
+
+
 def random_crystals(
     num_atoms: Sequence[int], *, rng: torch.Generator, volume_per_atom: float = 18.0, dtype: torch.dtype = torch.float32
 ) -> CrystalBatch:

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from euhedral.config import parse_config
 from euhedral.crystal.batch import CrystalBatch
 from euhedral.crystal.geometry import wrap_centered
 from euhedral.models.base import GenerativeModel, LossTerms, SampleRequest
 from euhedral.models.conditions import PROPERTIES, Conditions
 from euhedral.models.held import Held
+from euhedral.models.symmetric import SymmetricModel
 from euhedral.testing import require, require_close
-from euhedral.testing.crystals import perovskite, random_crystals
+from euhedral.testing.crystals import known_crystals, perovskite, random_crystals
 from euhedral.testing.nets import wake
 
 # A configuration of each shipped family that computes in milliseconds.
@@ -103,6 +105,24 @@ def tiny_model(name: str, *, seed: int = 0, awake: bool = False) -> GenerativeMo
         torch.manual_seed(seed)
         model = build(name, TINY_CONFIGS[name])
     return wake(model, seed=seed) if awake else model
+
+
+def informed_model(name: str, crystals: CrystalBatch | None = None, **changes: Any) -> SymmetricModel:
+    """A small awake model of a family that knows crystals: those given, or `known_crystals`.
+
+    Args:
+        name: of the family in the registry.
+        crystals: what it knows.
+        **changes: values that stand over those of the small configuration.
+    """
+    from euhedral.models.registry import lookup
+
+    config_class, model_class = lookup(name)
+    assert issubclass(model_class, SymmetricModel)
+    config = parse_config(config_class, {**TINY_CONFIGS[name], **changes})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return wake(model_class.informed(config, known_crystals() if crystals is None else crystals))
 
 
 def conditions_of(batch: CrystalBatch, *, space_group: int = 0, seed: int = 0) -> Conditions:

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from euhedral.crystal.geometry import wrap
 from euhedral.crystal.lattice import cell_from_log_symmetric
-from euhedral.nets.base import Context, NoisyCrystals, Prediction
+from euhedral.nets.base import Context, NoisyCrystals, Prediction, rows_of
 from euhedral.nets.ragged import RaggedCrystals, predict_ragged
 from euhedral.testing import require, require_close
 
 Net = Callable[[NoisyCrystals, Context], Prediction]
 Module = TypeVar("Module", bound=nn.Module)
-Inputs = TypeVar("Inputs", NoisyCrystals, Context)
 NAMES = tuple(f.name for f in fields(Prediction))
 
 
@@ -147,11 +146,11 @@ def check_batching(net: Net, noisy: NoisyCrystals, context: Context, *, toleranc
     """A crystal alone is told the same as beside others, in any order."""
     whole = _values(net(noisy, context))
     for i in range(len(noisy.frac)):
-        alone = _values(net(_rows(noisy, [i]), _rows(context, [i])))
+        alone = _values(net(rows_of(noisy, torch.tensor([i])), rows_of(context, torch.tensor([i]))))
         for name, value in alone.items():
             require_close(value, whole[name][[i]], tolerance=tolerance, what=f"{name} of crystal {i} alone")
-    turned = list(reversed(range(len(noisy.frac))))
-    for name, value in _values(net(_rows(noisy, turned), _rows(context, turned))).items():
+    turned = torch.arange(len(noisy.frac)).flip(0)
+    for name, value in _values(net(rows_of(noisy, turned), rows_of(context, turned))).items():
         require_close(value, whole[name][turned], tolerance=tolerance, what=f"{name} in a batch of other order")
 
 
@@ -266,8 +265,3 @@ def _values(prediction: Prediction) -> Mapping[str, Tensor]:
 def _same(actual: Prediction, expected: Prediction, tolerance: float, when: str) -> None:
     for name, value in _values(actual).items():
         require_close(value, _values(expected)[name], tolerance=tolerance, what=f"{name} {when}")
-
-
-def _rows(value: Inputs, rows: list[int]) -> Inputs:
-    given = {f.name: getattr(value, f.name) for f in fields(value)}
-    return replace(value, **{name: tensor[rows] for name, tensor in given.items() if tensor is not None})
